@@ -1,0 +1,314 @@
+"""What a piece of syntax proves about the value it computes: is it a tensor, and of which rank."""
+
+from __future__ import annotations
+
+import re
+
+import libcst as cst
+
+from esper_guard.lint.flow.torch_names import (
+    FUNCTIONAL,
+    TENSOR_FUNCTIONS,
+    TENSOR_METHODS,
+    TENSORS_FUNCTIONS,
+)
+from esper_guard.lint.flow.values import ALL_RANKS, IMAGE_RANKS, NOTHING, Facts, Kind, rank
+from esper_guard.lint.imports import Names
+
+TENSOR = Facts(Kind.TENSOR)
+TENSORS = Facts(Kind.TENSORS)
+OTHER = Facts(Kind.OTHER)
+MODULE = Facts(Kind.MODULE)
+
+# Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
+ONLY_TENSORS_HAVE = frozenset(
+    """
+    addcmul addcdiv addmm backward_ baddbmm bfloat16_ bmm clamp_ clamp_min clamp_min_ clamp_max clamp_max_ contiguous
+    copy_ data_ptr detach_ div_ exp_ expand_as fill_ index_add index_add_ index_copy index_copy_ index_fill
+    index_fill_ index_select is_contiguous log_softmax logical_not masked_fill masked_fill_ masked_scatter
+    masked_select mul_ new_empty new_full new_ones new_zeros normal_ permute pin_memory repeat_interleave
+    requires_grad_ rsqrt scatter_ scatter_add scatter_add_ sub_ unsqueeze unsqueeze_ view_as uniform_ zero_
+    """.split()
+)
+# Attributes that libraries around torch use for tensors alone.
+_TENSOR_ATTRIBUTES = frozenset(
+    "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()
+)
+_VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
+_LAYOUT_FREE = frozenset("is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split())
+_FACTORIES = frozenset("empty ones rand randn zeros".split())
+_SIZED_METHODS = frozenset("expand repeat reshape view new_empty new_ones new_zeros".split())
+_RANK_KEEPING = frozenset(
+    """
+    abs bfloat16 byte clamp clip clone contiguous cpu cuda detach double exp flip float half int log long neg
+    nan_to_num pin_memory pow relu requires_grad_ roll round rsqrt sigmoid softmax log_softmax sqrt tanh to
+    transpose swapaxes swapdims type type_as index_select cumsum masked_fill
+    """.split()
+)
+_CONVERSIONS = frozenset("to cuda cpu half float double bfloat16 type xpu".split())
+_TENSOR_TYPES = re.compile(r"torch\.(?:cuda\.)?(?:\w*Tensor|nn\.Parameter|nn\.parameter\.\w*Parameter)\Z")
+_JAXTYPING = frozenset(
+    "Float Float16 Float32 Float64 BFloat16 Int Int32 Int64 UInt8 Bool Complex Inexact Num Real Shaped".split()
+)
+_PLAIN_TYPES = frozenset(
+    """
+    None bool bytes bytearray complex dict float frozenset int list range set slice str tuple type
+    numpy.ndarray numpy.generic pathlib.Path PIL.Image.Image torch.device torch.dtype torch.Size
+    typing.Callable typing.Dict typing.Iterable typing.Mapping typing.Text collections.abc.Callable
+    collections.abc.Iterable collections.abc.Mapping torch.nn.utils.rnn.PackedSequence
+    """.split()
+)
+_SEQUENCES = frozenset(
+    "list tuple typing.List typing.Tuple typing.Sequence collections.abc.Sequence typing.Iterable".split()
+)
+_KNOWN_BASES = frozenset(
+    "object Exception dict list tuple str int float enum.Enum enum.IntEnum typing.NamedTuple typing.Protocol abc.ABC".split()
+)
+
+
+def dotted(node: cst.BaseExpression) -> str | None:
+    """``a.b.c`` as text, or None for anything else."""
+    parts: list[str] = []
+    while isinstance(node, cst.Attribute):
+        parts.append(node.attr.value)
+        node = node.value
+    if not isinstance(node, cst.Name):
+        return None
+    parts.append(node.value)
+    return ".".join(reversed(parts))
+
+
+def from_annotation(annotation: cst.BaseExpression, names: Names) -> Facts:
+    """What ``x: annotation`` says of ``x``. ``Optional[Tensor]`` counts as a tensor: None has no methods to call."""
+    if isinstance(annotation, (cst.SimpleString, cst.ConcatenatedString)):
+        text = annotation.evaluated_value
+        try:
+            return from_annotation(cst.parse_expression(text), names) if isinstance(text, str) else NOTHING
+        except (cst.ParserSyntaxError, RecursionError):
+            return NOTHING
+    if isinstance(annotation, cst.BinaryOperation) and isinstance(annotation.operator, cst.BitOr):
+        return _union((from_annotation(annotation.left, names), from_annotation(annotation.right, names)))
+    if isinstance(annotation, cst.Subscript):
+        return _from_generic(annotation, names)
+    written = dotted(annotation)
+    return from_type(written, names) if written else NOTHING
+
+
+def _from_generic(annotation: cst.Subscript, names: Names) -> Facts:
+    written = dotted(annotation.value)
+    origin = names.resolve(written) if written else ""
+    items = [e.slice.value for e in annotation.slice if isinstance(e.slice, cst.Index)]
+    last = origin.rpartition(".")[2]
+    if last in ("Optional", "Final", "ClassVar", "Annotated") and items:
+        return from_annotation(items[0], names)
+    if last == "Union":
+        return _union(tuple(from_annotation(item, names) for item in items))
+    if last in _JAXTYPING and len(items) == 2:
+        facts = from_annotation(items[0], names)
+        return facts.refined(Facts(ranks=_jaxtyping_ranks(items[1]))) if facts.kind is Kind.TENSOR else facts
+    if origin in _SEQUENCES:
+        elements = [item for item in items if not isinstance(item, cst.Ellipsis)]
+        kinds = {from_annotation(item, names).kind for item in elements}
+        return TENSORS if kinds == {Kind.TENSOR} else OTHER
+    return OTHER if origin in _PLAIN_TYPES else NOTHING
+
+
+def _jaxtyping_ranks(shape: cst.BaseExpression) -> int:
+    text = shape.evaluated_value if isinstance(shape, cst.SimpleString) else None
+    if not isinstance(text, str) or "..." in text or "*" in text:
+        return ALL_RANKS
+    return rank(len(text.split()))
+
+
+def _union(members: tuple[Facts, ...]) -> Facts:
+    """A union is a tensor if all but None are; it is no tensor if none of its members is one."""
+    kinds = {member.kind for member in members}
+    if kinds == {Kind.TENSOR, Kind.OTHER} and sum(m.kind is Kind.OTHER for m in members) == 1:
+        others = [m for m in members if m.kind is Kind.OTHER]
+        return TENSOR if others == [OTHER._replace(ranks=0)] else NOTHING
+    if len(kinds) == 1:
+        return Facts(kinds.pop())
+    return OTHER if kinds <= {Kind.OTHER, Kind.MODULE} else NOTHING
+
+
+def from_type(written: str, names: Names) -> Facts:
+    """What ``isinstance(x, written)`` proves. None is told apart by its empty set of ranks."""
+    if written == "None":
+        return OTHER._replace(ranks=0)
+    if written in names.classes:
+        return _from_local_class(written, names, depth=0)
+    origin = names.resolve(written)
+    if _TENSOR_TYPES.match(origin):
+        return TENSOR
+    if origin in _PLAIN_TYPES:
+        return OTHER
+    if origin in ("torch.nn.Module", "torch.nn.modules.module.Module"):
+        return MODULE
+    if origin.startswith("torch.nn.") and origin.rpartition(".")[2][:1].isupper():
+        return MODULE
+    return NOTHING
+
+
+def _from_local_class(name: str, names: Names, depth: int) -> Facts:
+    """A class of this file is no tensor if all of its bases are known not to be."""
+    bases = [base for base in names.classes[name] if "=" not in base]
+    kinds = set()
+    for base in bases:
+        origin = names.resolve(base)
+        if base in names.classes and depth < 10:
+            kinds.add(_from_local_class(base, names, depth + 1).kind)
+        elif base in _KNOWN_BASES or origin in _KNOWN_BASES:
+            kinds.add(Kind.OTHER)
+        else:
+            kinds.add(from_type(base, names).kind if base != "None" else Kind.OTHER)
+    if Kind.MODULE in kinds:
+        return MODULE
+    return OTHER if kinds <= {Kind.OTHER} else NOTHING
+
+
+def from_function(origin: str, call: cst.Call, names: Names, arguments: list[Facts]) -> Facts:
+    """What a call of a function, known by its full name, returns."""
+    if any(arg.keyword and arg.keyword.value.startswith("return_") for arg in call.args):
+        return NOTHING
+    module, _, name = origin.rpartition(".")
+    if module == "torch":
+        if name in TENSORS_FUNCTIONS:
+            return TENSORS
+        if name in _FACTORIES:
+            return Facts(Kind.TENSOR, _ranks_of_sizes(call.args))
+        if name == "flatten":
+            return Facts(Kind.TENSOR, _flatten_ranks(call.args[1:]))
+        if name in TENSOR_FUNCTIONS:
+            keeps = name in _RANK_KEEPING or name.endswith("_like")
+            return Facts(Kind.TENSOR, arguments[0].ranks if keeps and arguments else ALL_RANKS)
+    if module == "torch.nn.functional" and name in FUNCTIONAL:
+        return TENSOR
+    if origin in ("torch.load", "torch.compile", "torch.jit.script"):
+        return NOTHING
+    if origin == "einops.rearrange" and len(call.args) > 1:
+        kind = arguments[0].kind if arguments[0].kind is Kind.TENSOR else Kind.UNKNOWN
+        return Facts(kind, einops_ranks(call.args[1].value, right=True))
+    if module == "numpy" or origin in _PLAIN_TYPES:
+        return OTHER
+    if origin in names.classes or origin.startswith("torch.nn."):
+        return from_type(origin, names)
+    if _TENSOR_TYPES.match(origin):
+        return TENSOR
+    return NOTHING
+
+
+def from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
+    """What ``receiver.method(...)`` returns."""
+    if method in TENSORS_FUNCTIONS and receiver.kind is Kind.TENSOR:
+        return TENSORS
+    is_tensor = receiver.kind is Kind.TENSOR or (receiver.kind is Kind.UNKNOWN and method in ONLY_TENSORS_HAVE)
+    if is_tensor and (method in TENSOR_METHODS or method.endswith("_")):
+        return Facts(Kind.TENSOR, _method_ranks(method, call, receiver))
+    if method in _CONVERSIONS and receiver.kind is Kind.BATCH:
+        return Facts(Kind.TENSOR if names_memory_format(call) else Kind.BATCH)
+    if method in _CONVERSIONS and receiver.kind in (Kind.MODULE, Kind.OTHER):
+        return Facts(receiver.kind)
+    if method in TENSOR_METHODS:
+        return Facts(ranks=_method_ranks(method, call, receiver))
+    return NOTHING
+
+
+def names_memory_format(call: cst.Call) -> bool:
+    return any(arg.keyword is not None and arg.keyword.value == "memory_format" for arg in call.args)
+
+
+def _method_ranks(method: str, call: cst.Call, receiver: Facts) -> int:
+    args = [arg for arg in call.args if arg.keyword is None]
+    if method in _RANK_KEEPING or (method.endswith("_") and method not in ("squeeze_", "unsqueeze_", "resize_")):
+        return receiver.ranks
+    if method == "permute":
+        return _ranks_of_sizes(args)
+    if method in _SIZED_METHODS:
+        return _ranks_of_sizes(args)
+    if method == "flatten":
+        return _flatten_ranks(args)
+    if method == "unsqueeze":
+        return receiver.ranks << 1 & ALL_RANKS if receiver.ranks != ALL_RANKS else ALL_RANKS
+    if method == "ravel":
+        return rank(1)
+    if method == "t":
+        return rank(2) | rank(1) | rank(0)
+    return ALL_RANKS
+
+
+def _ranks_of_sizes(args: object) -> int:
+    """``(2, 3)`` and ``((2, 3))`` both name two sizes; one bare name may be either a size or a shape."""
+    sizes = [arg for arg in args if isinstance(arg, cst.Arg) and arg.keyword is None]  # type: ignore[attr-defined]
+    if any(arg.star for arg in sizes) or not sizes:
+        return ALL_RANKS
+    if len(sizes) > 1:
+        return rank(len(sizes))
+    only = sizes[0].value
+    if isinstance(only, (cst.Tuple, cst.List)):
+        if any(isinstance(element, cst.StarredElement) for element in only.elements):
+            return ALL_RANKS
+        return rank(len(only.elements))
+    if isinstance(only, (cst.Integer, cst.UnaryOperation)):
+        return rank(1)
+    return ALL_RANKS
+
+
+def _flatten_ranks(args: object) -> int:
+    positions = list(args)  # type: ignore[call-overload]
+    if not positions:
+        return rank(1)
+    start = positions[0].value
+    if len(positions) == 1 and isinstance(start, cst.Integer) and positions[0].keyword is None:
+        return rank(int(start.value) + 1)
+    return ALL_RANKS
+
+
+def einops_ranks(pattern: cst.BaseExpression, right: bool) -> int:
+    """The rank on one side of an einops pattern such as ``"b c h w -> b (h w) c"``."""
+    text = pattern.evaluated_value if isinstance(pattern, cst.SimpleString) else None
+    if not isinstance(text, str) or text.count("->") != 1 or "..." in text:
+        return ALL_RANKS
+    side = text.split("->")[1 if right else 0]
+    return rank(len(re.sub(r"\([^)]*\)", "x", side).split()))
+
+
+def from_attribute(base: Facts, attribute: str) -> Facts:
+    """What ``base.attribute`` is."""
+    if base.kind is Kind.TENSOR:
+        if attribute in _LAYOUT_FREE:
+            return OTHER
+        if attribute in _VIEWS_OF_TENSORS:
+            return Facts(Kind.TENSOR, base.ranks)
+    return TENSOR if attribute in _TENSOR_ATTRIBUTES and base.kind is not Kind.OTHER else NOTHING
+
+
+def from_subscript(base: Facts, node: cst.Subscript) -> Facts:
+    """What ``base[...]`` is; an integer index takes one dimension away."""
+    if base.kind is Kind.TENSORS:
+        return TENSOR
+    if base.kind is Kind.BATCH:
+        return base
+    if base.kind is not Kind.TENSOR:
+        return NOTHING
+    one = node.slice[0].slice if len(node.slice) == 1 else None
+    if isinstance(one, cst.Slice):
+        return Facts(Kind.TENSOR, base.ranks)
+    if isinstance(one, cst.Index) and isinstance(one.value, cst.Integer) and base.ranks != ALL_RANKS:
+        return Facts(Kind.TENSOR, base.ranks >> 1)
+    return TENSOR
+
+
+def element_of(iterable: Facts) -> Facts:
+    """What a loop over a value with these facts yields."""
+    if iterable.kind is Kind.TENSORS:
+        return TENSOR
+    if iterable.kind is Kind.TENSOR:
+        return Facts(Kind.TENSOR, iterable.ranks >> 1 if iterable.ranks != ALL_RANKS else ALL_RANKS)
+    return Facts(Kind.BATCH) if iterable.kind is Kind.BATCH else NOTHING
+
+
+def can_be_image(facts: Facts) -> bool:
+    """Whether the value may be a 4-D or 5-D tensor: the only ones that channels_last is defined for."""
+    if facts.kind in (Kind.OTHER, Kind.MODULE, Kind.TENSORS):
+        return False
+    return bool(facts.ranks & IMAGE_RANKS)

@@ -1,0 +1,52 @@
+"""From syntax to the file: offsets, and the text to show. Positions cost a walk, so only a finding asks for them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import libcst as cst
+from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
+
+from esper_guard.lint.rule import Edit
+from esper_guard.lint.source import Source
+
+_LONGEST = 60
+
+
+class Positions:
+    """Where the nodes of one slice stand in their file."""
+
+    def __init__(self, source: Source, module: cst.Module, first_row: int) -> None:
+        self._source = source
+        self._module = module
+        self._first_row = first_row
+
+    @cached_property
+    def _ranges(self) -> dict[cst.CSTNode, CodeRange]:
+        wrapper = MetadataWrapper(self._module, unsafe_skip_copy=True)
+        return dict(wrapper.resolve(PositionProvider))
+
+    def span(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Character offsets in the file, without parentheses around the node."""
+        found = self._ranges[node]
+        return (
+            self._source.offset(found.start.line + self._first_row, found.start.column + 1),
+            self._source.offset(found.end.line + self._first_row, found.end.column + 1),
+        )
+
+    def text(self, node: cst.CSTNode) -> str:
+        """The node as written, whole."""
+        start, end = self.span(node)
+        return self._source.text[start:end]
+
+    def shown(self, node: cst.CSTNode) -> str:
+        """The node on one line, shortened for a message."""
+        text = " ".join(self._module.code_for_node(node).split())
+        return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+    def edit(self, start: int, end: int, content: str = "") -> Edit:
+        return Edit(start, end, content, self._source.location(start), self._source.location(end))
+
+    @property
+    def source(self) -> Source:
+        return self._source

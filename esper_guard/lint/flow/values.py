@@ -1,0 +1,334 @@
+"""Values, what is known of them, and which place holds which at one point of a program.
+
+Facts belong to values, not to names: rebinding a name leaves the facts of its old value behind, and two names for
+one value share them. A value is known by where it came from (a call, a parameter, a merge of two paths).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Union
+
+ALL_RANKS = (1 << 16) - 1  # one bit a rank
+IMAGE_RANKS = 1 << 4 | 1 << 5  # the ranks that channels_last and channels_last_3d are defined for
+
+
+def rank(number: int) -> int:
+    """The set that holds one rank."""
+    return 1 << number if 0 <= number < 16 else ALL_RANKS
+
+
+class Kind(enum.Enum):
+    """What a value is, where there is evidence for it."""
+
+    UNKNOWN = "unknown"
+    TENSOR = "tensor"
+    TENSORS = "tuple or list of tensors"
+    BATCH = "element of a data loader's batch: a tensor or a container, never a module"
+    MODULE = "module"
+    OTHER = "anything but a tensor"
+
+
+class Test(NamedTuple):
+    """``is_contiguous(memory_format=...)`` was asked, with this outcome."""
+
+    memory_format: str
+    outcome: bool
+
+
+class Value:
+    """Something a program computes at one place; ``node`` is the syntax that made it."""
+
+    __slots__ = ("is_entry", "node")
+
+    def __init__(self, node: object, is_entry: bool = False) -> None:
+        self.node = node
+        self.is_entry = is_entry
+
+
+class Atom(NamedTuple):
+    """A test of one value: what each outcome says of it."""
+
+    value: Value
+    if_true: Facts
+    if_false: Facts
+
+
+class Not(NamedTuple):
+    operand: Condition
+
+
+class And(NamedTuple):
+    left: Condition | None
+    right: Condition | None
+
+
+Condition = Union[Atom, Not, And]
+
+
+class Facts(NamedTuple):
+    """What is known of a value at one point."""
+
+    kind: Kind = Kind.UNKNOWN
+    ranks: int = ALL_RANKS
+    tests: frozenset[Test] = frozenset()
+    condition: Condition | None = None
+
+    def joined(self, other: Facts) -> Facts:
+        """What still holds where a path with these facts meets one with the others."""
+        if self == other:
+            return self
+        return Facts(
+            self.kind if self.kind is other.kind else Kind.UNKNOWN,
+            self.ranks | other.ranks,
+            self.tests & other.tests,
+            self.condition if self.condition == other.condition else None,
+        )
+
+    def refined(self, other: Facts) -> Facts:
+        """What holds once the others are known, too."""
+        return Facts(
+            self.kind if other.kind is Kind.UNKNOWN else other.kind,
+            self.ranks & other.ranks or other.ranks,
+            self.tests | other.tests,
+            other.condition or self.condition,
+        )
+
+
+NOTHING = Facts()
+
+# A name, then attributes (".weight"), constant subscripts ("[0]") and variable ones (the value of the index).
+Place = tuple[Union[str, Value], ...]
+
+
+class Values:
+    """The values of one function, each made once however often a loop is walked."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, object], Value] = {}
+        self.merged_into: dict[Value, set[Value]] = {}
+        self.in_conditions: set[Value] = set()
+
+    def of(self, node: object, label: object = None) -> Value:
+        return self.made(node, label)[0]
+
+    def made(self, node: object, label: object = None) -> tuple[Value, bool]:
+        """The value, and whether it was made before (in an earlier round of a loop)."""
+        key = (node, label)
+        value = self._made.get(key)
+        if value is not None:
+            return value, True
+        value = self._made[key] = Value(node)
+        return value, False
+
+    def entry(self, place: Place) -> Value:
+        """What ``place`` held before anything in sight touched it."""
+        key = ("entry", place)
+        value = self._made.get(key)
+        if value is None:
+            value = self._made[key] = Value(None, is_entry=True)
+        return value
+
+    def merge(self, node: object, place: object, operands: Iterable[Value]) -> Value:
+        value = self.of(node, ("merge", place))
+        for operand in operands:
+            if operand is not value:
+                self.merged_into.setdefault(operand, set()).add(value)
+        return value
+
+
+class State:
+    """Which place holds which value, and what is known of the values, at one point."""
+
+    __slots__ = ("facts", "places", "values")
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self.places: dict[Place, Value] = {}
+        self.facts: dict[Value, Facts] = {}
+
+    def copy(self) -> State:
+        twin = State(self.values)
+        twin.places = self.places.copy()
+        twin.facts = self.facts.copy()
+        return twin
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self.places == other.places and self.facts == other.facts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def facts_of(self, value: Value) -> Facts:
+        return self.facts.get(value, NOTHING)
+
+    def know(self, value: Value, facts: Facts) -> None:
+        if facts == NOTHING:
+            self.facts.pop(value, None)
+            return
+        self.facts[value] = facts
+        if facts.condition is not None:
+            self.values.in_conditions.update(values_in(facts.condition))
+
+    def refine(self, value: Value, facts: Facts) -> None:
+        self.know(value, self.facts_of(value).refined(facts))
+
+    def fresh(self, node: object, facts: Facts = NOTHING, label: object = None) -> Value:
+        """The value that ``node`` computes now; what a loop's last round made there is another one."""
+        value, made_before = self.values.made(node, label)
+        if made_before and self.is_live(value):
+            self.retire(value)
+        self.know(value, facts)
+        return value
+
+    def is_live(self, value: Value) -> bool:
+        """Whether some place holds ``value``, is indexed by it, or keeps a test of it."""
+        if any(held is value or value in place for place, held in self.places.items()):
+            return True
+        return value in self.values.in_conditions and any(
+            known.condition is not None and value in values_in(known.condition) for known in self.facts.values()
+        )
+
+    def bind(self, place: Place, value: Value) -> None:
+        """``place`` holds ``value`` from here on; whatever was reached through it is unknown."""
+        self.forget_below(place, value.node)
+        if isinstance(place[-1], Value) or place[-1].startswith("["):
+            self._forget_siblings(place, value.node)
+        self.places[place] = value
+
+    def forget(self, place: Place, node: object) -> None:
+        self.places[place] = self.fresh(node, label=("lost", place))
+
+    def forget_below(self, prefix: Place, node: object) -> None:
+        """Something may have changed what is reached through ``prefix`` (its attributes and items)."""
+        length = len(prefix)
+        for place in [p for p in self.places if len(p) > length and p[:length] == prefix]:
+            self.forget(place, node)
+
+    def forget_attribute(self, attribute: str, node: object, but: Place) -> None:
+        """``other.attribute`` was assigned: every place that goes through the attribute may be meant."""
+        for place in [p for p in self.places if attribute in p[1:] and p[: len(but)] != but]:
+            self.forget(place, node)
+
+    def _forget_siblings(self, place: Place, node: object) -> None:
+        """``items[i]`` was assigned: with ``i`` unknown, any other item may be meant."""
+        parent, key = place[:-1], place[-1]
+        for other in [p for p in self.places if len(p) > len(parent) and p[: len(parent)] == parent]:
+            step = other[len(parent)]
+            is_item = isinstance(step, Value) or step.startswith("[")
+            if is_item and step != key and (isinstance(step, Value) or isinstance(key, Value)):
+                self.forget(other, node)
+
+    def retire(self, value: Value, keep: Place | None = None) -> None:
+        """``value`` is about to be made anew: who still holds the old one holds something else, of equal facts."""
+        for place in [p for p in self.places if value in p]:
+            del self.places[place]
+        holders = [p for p, held in self.places.items() if held is value and p != keep]
+        facts = self.facts_of(value)
+        for place in holders:
+            lost = self.values.of("lost", place)
+            if lost is value:
+                continue
+            self.places[place] = lost  # before the recursion, which then can't meet this holder again
+            self.retire(lost, keep=place)
+            self.know(lost, facts)
+        for other, known in list(self.facts.items()):
+            if known.condition is not None and value in values_in(known.condition):
+                self.know(other, known._replace(condition=None))
+
+
+def values_in(condition: Condition | None) -> Iterator[Value]:
+    if isinstance(condition, Atom):
+        yield condition.value
+    elif isinstance(condition, Not):
+        yield from values_in(condition.operand)
+    elif isinstance(condition, And):
+        yield from values_in(condition.left)
+        yield from values_in(condition.right)
+
+
+def assume(state: State, condition: Condition | None, outcome: bool) -> State:
+    """``state`` on the path where ``condition`` came out as ``outcome``."""
+    if condition is None:
+        return state
+    if isinstance(condition, Not):
+        return assume(state, condition.operand, not outcome)
+    if isinstance(condition, And):
+        if outcome:
+            return assume(assume(state, condition.left, True), condition.right, True)
+        left = assume(state, condition.left, False)
+        right = assume(assume(state, condition.left, True), condition.right, False)
+        return _meet_of_one_program_point(left, right)
+    refined = state.copy()
+    refined.refine(condition.value, condition.if_true if outcome else condition.if_false)
+    return refined
+
+
+def _meet_of_one_program_point(left: State, right: State) -> State:
+    both = left.copy()
+    for value in {*left.facts, *right.facts}:
+        both.know(value, left.facts_of(value).joined(right.facts_of(value)))
+    return both
+
+
+def join(node: object, states: Iterable[State | None]) -> State | None:
+    """The state where paths meet at ``node``: what all of them agree on. No path at all is None."""
+    paths = [state for state in states if state is not None]
+    if len(paths) < 2:
+        return paths[0] if paths else None
+    joined = paths[0]
+    for number, other in enumerate(paths[1:]):
+        joined = _join_two((node, number), joined, other)
+    return joined
+
+
+def _join_two(key: object, left: State, right: State) -> State:
+    for place, a, b in list(_differing(left, right)):
+        merged = left.values.merge(key, place, (a, b))
+        left = _with_retired(left, merged, place, a)
+        right = _with_retired(right, merged, place, b)
+    joined = State(left.values)
+    joined.places = {**right.places, **left.places}
+    _join_facts(joined, left, right)
+    for place, a, b in _differing(left, right):
+        merged = left.values.merge(key, place, (a, b))
+        joined.places[place] = merged
+        joined.know(merged, left.facts_of(a).joined(right.facts_of(b)))
+    return joined
+
+
+def _differing(left: State, right: State) -> Iterator[tuple[Place, Value, Value]]:
+    """The places that hold one value on the left and another on the right."""
+    entry = left.values.entry
+    for place in {**left.places, **right.places}:
+        a, b = left.places.get(place), right.places.get(place)
+        if a is None or b is None:
+            present = a or b
+            assert present is not None
+            # An unbound name can't be read, so the path that binds it decides; an attribute may have been there.
+            if len(place) == 1 or present.is_entry:
+                continue
+            a, b = a or entry(place), b or entry(place)
+        if a is not b:
+            yield place, a, b
+
+
+def _with_retired(state: State, merged: Value, place: Place, held: Value) -> State:
+    """``state`` without what an earlier round of a loop left behind of ``merged``."""
+    if held is merged or not state.is_live(merged):
+        return state
+    state = state.copy()
+    state.retire(merged, keep=place)
+    return state
+
+
+def _join_facts(joined: State, left: State, right: State) -> None:
+    held_left, held_right = set(left.places.values()), set(right.places.values())
+    for value in {*left.facts, *right.facts}:
+        a, b = left.facts.get(value), right.facts.get(value)
+        if a is not None and b is not None:
+            joined.know(value, a.joined(b))
+        elif a is not None and not value.is_entry and value not in held_right:
+            joined.know(value, a)  # the other path never met this value
+        elif b is not None and not value.is_entry and value not in held_left:
+            joined.know(value, b)

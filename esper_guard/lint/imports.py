@@ -1,0 +1,62 @@
+"""Which name stands for what: imports and classes, read from masked code without parsing it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_IMPORT = re.compile(r"(?:^|[;:])[ \t\f]*import[ \t]+((?:[^\r\n;\\]|\\\r?\n)+)", re.MULTILINE)
+_FROM = re.compile(
+    r"(?:^|[;:])[ \t\f]*from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|(?:[^\r\n;\\]|\\\r?\n)+)", re.MULTILINE
+)
+_CLASS = re.compile(r"^[ \t\f]*class[ \t]+(\w+)[ \t]*(?:\[[^\]]*\][ \t]*)?(\([^)]*\))?", re.MULTILINE)
+# What people call these modules, where a snippet leaves its imports out.
+_CONVENTIONS = {"torch": "torch", "np": "numpy", "numpy": "numpy"}
+
+
+class Names(NamedTuple):
+    """``imports``: local name to dotted origin. ``classes``: class defined in this file to its bases, as written."""
+
+    imports: Mapping[str, str]
+    classes: Mapping[str, tuple[str, ...]]
+
+    def resolve(self, dotted: str) -> str:
+        """``t.nn.Linear`` to ``torch.nn.Linear`` where ``t`` is torch; unknown names stay as they are."""
+        root, _, rest = dotted.partition(".")
+        origin = self.imports.get(root, root)
+        return f"{origin}.{rest}" if rest else origin
+
+    def renamed(self) -> dict[str, str]:
+        """Aliases of things imported from torch under another name, which a search for the name would miss."""
+        last = {alias: origin.rpartition(".")[2] for alias, origin in self.imports.items() if "torch." in origin}
+        return {alias: f".{name}" for alias, name in last.items() if alias != name}
+
+
+def names_of(code: str) -> Names:
+    """The imports and classes of masked ``code``, wherever in it they stand."""
+    imports = dict(_CONVENTIONS)
+    for match in _IMPORT.finditer(code):
+        for origin, alias in _aliases(match[1]):
+            if alias:
+                imports[alias] = origin
+            else:
+                root = origin.partition(".")[0]
+                imports[root] = root
+    for match in _FROM.finditer(code):
+        for origin, alias in _aliases(match[2].strip("()")):
+            imports[alias or origin] = f"{match[1]}.{origin}"
+    classes = {
+        match[1]: tuple(base.strip() for base in (match[2] or "()")[1:-1].split(",") if base.strip())
+        for match in _CLASS.finditer(code)
+    }
+    return Names(imports, classes)
+
+
+def _aliases(names: str) -> list[tuple[str, str]]:
+    pairs = (part.replace("\\", " ").split() for part in names.split(","))
+    return [
+        (words[0], words[2] if len(words) == 3 and words[1] == "as" else "")
+        for words in pairs
+        if words and re.fullmatch(r"[\w.]+", words[0])
+    ]

@@ -1,0 +1,100 @@
+"""What a rule is, and what it finds."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from esper_guard.lint.source import Location
+
+if TYPE_CHECKING:
+    from esper_guard.lint.flow import Flow
+
+
+class Severity(str, enum.Enum):
+    """How much a finding weighs. A note never changes the exit status."""
+
+    ERROR = "error"  # crashes, corrupts or does nothing
+    WARNING = "warning"  # a copy
+    NOTE = "note"  # worth knowing
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """Replace the text from ``start`` to ``end`` (character offsets, end excluded) by ``content``."""
+
+    start: int
+    end: int
+    content: str
+    location: Location
+    end_location: Location
+
+
+class Fix(msgspec.Struct, frozen=True):
+    """Edits that mend a finding, applied together or not at all.
+
+    A safe fix keeps the program's values, strides, aliasing and dtypes, or removes what did nothing.
+    """
+
+    message: str
+    safe: bool
+    edits: tuple[Edit, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing a rule found: what happens at run time, and what to write instead."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    location: Location
+    end_location: Location
+    help: str | None = None
+    fix: Fix | None = None
+
+
+class Invalid(msgspec.Struct, frozen=True):
+    """Source that a rule flags: how often, and what its fixes (unsafe ones included) make of it."""
+
+    source: str
+    findings: int = 1
+    fixed: str | None = None
+    message: str | None = None
+
+
+class Rule:
+    """One kind of mistake. A rule lives in a file of its own, whose docstring is its documentation.
+
+    ``triggers`` are regular expressions over bytes. A file, and in it a function, is parsed only where each of
+    them matches: strings and comments are blanked first, and the text always begins with a newline.
+    They may match too often (that costs time), never too seldom (that loses findings).
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    severity: ClassVar[Severity]
+    default: ClassVar[bool] = True
+    triggers: ClassVar[tuple[bytes, ...]] = ()
+    valid: ClassVar[tuple[str, ...]] = ()
+    invalid: ClassVar[tuple[Invalid, ...]] = ()
+
+    def check(self, flow: Flow) -> Iterable[Finding]:
+        """Find this mistake in one function (or in the statements of a module outside its functions)."""
+        return ()
+
+    @classmethod
+    def documentation(cls) -> str:
+        """The Markdown that ``esper-guard rule CODE`` shows."""
+        return inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first sentence of the documentation, without its heading."""
+        body = re.sub(r"\A#[^\n]*\n+", "", cls.documentation())
+        return " ".join(body.split("\n\n", 1)[0].split())

@@ -1,0 +1,176 @@
+"""Hits to slices: the smallest pieces of a file that can be parsed and judged on their own.
+
+A slice is either one outermost function, or the module with the bodies of its functions cut out. Rows and
+columns of a slice are those of the file, once ``first_row`` is added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from esper_guard.lint.imports import Names
+from esper_guard.lint.masking import Masked
+from esper_guard.lint.rule import Rule
+from esper_guard.lint.scan import rules_hit_in
+
+if TYPE_CHECKING:
+    import libcst as cst
+
+_DEF = re.compile(r"^([ \t\f]*)(?:async[ \t]+)?def\b", re.MULTILINE)
+_SIGNATURE = re.compile(r"[][(){}:]")
+_CUT = " ..."
+
+
+class Function(NamedTuple):
+    """Where an outermost function stands: from its ``def`` to the end of its last line."""
+
+    start: int
+    body: int  # just after the colon of the signature
+    end: int
+
+
+class Slice(NamedTuple):
+    """Source to parse. ``rules`` are those whose triggers match in it."""
+
+    text: str
+    first_row: int  # what to add to a row of ``text`` for the row of the file
+    kind: Literal["function", "module", "file"]  # "module": the bodies of the functions are cut out
+    rules: Sequence[type[Rule]]
+
+    def roots(self, module: cst.Module) -> Iterator[cst.Module | cst.FunctionDef]:
+        """What to analyse in the parsed slice: each function by itself, and the module around them."""
+        if self.kind != "function":
+            yield module
+        if self.kind != "module":
+            yield from _outermost(module)
+
+
+def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
+    """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
+    functions = list(outermost_functions(masked.code))
+    renamed = names.renamed()
+    for function in functions:
+        hit = rules_hit_in(rules, _code(text, masked, renamed, function.start, function.end))
+        if hit:
+            yield function_slice(text, function, hit)
+    if not functions:
+        yield Slice(text, 0, "module", rules)
+        return
+    gaps = _gaps(functions, len(text))
+    outside = [piece for start, end in gaps for piece in _code(text, masked, renamed, start, end)]
+    hit = rules_hit_in(rules, [b"\n".join(outside)])
+    if hit:
+        yield Slice(without_bodies(text, functions), 0, "module", hit)
+
+
+def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:
+    row = text.count("\n", 0, function.start) + _lone_returns(text, function.start)
+    source = text[function.start : function.end]
+    if source[0] in " \t\f":
+        return Slice(f"if True:\n{source}", row - 1, "function", rules)
+    return Slice(source, row, "function", rules)
+
+
+def without_bodies(text: str, functions: Sequence[Function]) -> str:
+    """The module with ``...`` for the body of each function; everything left keeps its row and column."""
+    pieces: list[str] = []
+    done = 0
+    for function in functions:
+        pieces.append(text[done : function.body])
+        pieces.append(_CUT + "".join(re.findall(r"\r\n?|\n", text[function.body : function.end])))
+        done = function.end
+    pieces.append(text[done:])
+    return "".join(pieces)
+
+
+def outermost_functions(code: str) -> Iterator[Function]:
+    """The functions of masked ``code`` that stand in no other function; methods are, too."""
+    position = 0
+    while header := _DEF.search(code, position):
+        body = _signature_end(code, header.end())
+        end = _block_end(code, body, header[1])
+        yield Function(header.start(), body, end)
+        position = end
+
+
+def _signature_end(code: str, position: int) -> int:
+    depth = 0
+    for match in _SIGNATURE.finditer(code, position):
+        token = match.group()
+        if token in "([{":
+            depth += 1
+        elif token in ")]}":
+            depth -= 1
+        elif depth == 0:
+            return match.end()
+    return len(code)
+
+
+@cache
+def _dedent(indent: str) -> re.Pattern[str]:
+    """A line that ends a block whose header is indented by ``indent``."""
+    return re.compile(rf"\r?\n(?!{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
+
+
+def _block_end(code: str, body: int, indent: str) -> int:
+    depth, counted = 0, body
+    for match in _dedent(indent).finditer(code, body):
+        end = match.start()
+        depth += _balance(code[counted:end])
+        counted = end
+        if depth <= 0 and not code.endswith("\\", body, end):
+            return body + len(code[body:end].rstrip())
+    return body + len(code[body:].rstrip())
+
+
+def _balance(code: str) -> int:
+    return sum(map(code.count, "([{")) - sum(map(code.count, ")]}"))
+
+
+def _gaps(functions: Sequence[Function], length: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for function in functions:
+        yield start, function.body
+        start = function.end
+    yield start, length
+
+
+def _code(text: str, masked: Masked, renamed: Mapping[str, str], start: int, end: int) -> list[bytes]:
+    """What triggers look at between two offsets: the code, each f-string, and the true names of renamed imports."""
+    pieces = [masked.code[start:end]]
+    pieces += [text[span.start : span.end] for span in masked.interpolations if start <= span.start < end]
+    pieces += [origin for alias, origin in renamed.items() if any(alias in piece for piece in pieces)]
+    return [piece.encode("utf-8", "surrogatepass") for piece in pieces]
+
+
+def _lone_returns(text: str, end: int) -> int:
+    if "\r" not in text:
+        return 0
+    return len(re.findall(r"\r(?!\n)", text[:end]))
+
+
+def whole_file(text: str, rules: Sequence[type[Rule]]) -> Slice:
+    """The file as one piece: what slicing has to agree with."""
+    return Slice(text, 0, "file", rules)
+
+
+def _outermost(node: cst.CSTNode) -> Iterator[cst.FunctionDef]:
+    """The functions below ``node`` that stand in no other function, in the order of the file."""
+    import libcst as cst
+
+    if isinstance(node, cst.FunctionDef):
+        yield node
+        return
+    if isinstance(node, (cst.SimpleStatementLine, cst.BaseExpression, cst.BaseParenthesizableWhitespace)):
+        return
+    for child in node.children:
+        yield from _outermost(child)
+
+
+def names_in_functions(code: str) -> frozenset[str]:
+    """Every name in the body of some function: what a module binds to it may be used there."""
+    bodies = " ".join(code[function.body : function.end] for function in outermost_functions(code))
+    return frozenset(re.findall(r"[^\W\d]\w*", bodies))

@@ -1,0 +1,142 @@
+"""Comments that silence findings, and the ones that silence nothing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+import msgspec
+
+from esper_guard.lint.masking import Masked
+from esper_guard.lint.rule import Finding
+from esper_guard.lint.source import Source
+
+_CODE = r"[A-Za-z]+[0-9]+"
+_NOQA = re.compile(rf"#\s*noqa(?P<codes>\s*:\s*(?P<list>{_CODE}(?:[\s,]+{_CODE})*))?", re.IGNORECASE)
+_OURS = re.compile(
+    r"#\s*esper-guard\s*:\s*(?P<kind>ignore-file|ignore)\b(?P<codes>\s*\[(?P<list>[^\]]*)\])?", re.IGNORECASE
+)
+
+
+class Suppression(msgspec.Struct, frozen=True):
+    """One comment. ``codes`` is empty where it silences everything."""
+
+    start: int
+    end: int
+    codes: tuple[tuple[str, int, int], ...]  # code, and the offsets where it is written
+    whole_file: bool
+    is_ours: bool  # "# esper-guard: ...", which no other tool reads
+
+    def silences(self, code: str) -> bool:
+        return not self.codes or any(code == own for own, _, _ in self.codes)
+
+
+class Suppressions:
+    """All suppressions of one file."""
+
+    def __init__(self, source: Source, masked: Masked) -> None:
+        self._source = source
+        self._masked = masked
+        self.all = list(_parse(source.text, masked))
+        self._used: set[tuple[int, str]] = set()
+
+    @property
+    def skip_file(self) -> bool:
+        """``# esper-guard: ignore-file`` without codes."""
+        return any(s.whole_file and not s.codes for s in self.all)
+
+    def keep(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The findings that no comment silences; comments that silence one are marked as used."""
+        return [finding for finding in findings if not self._silenced(finding)]
+
+    def _silenced(self, finding: Finding) -> bool:
+        rows = None
+        silenced = False
+        for suppression in self.all:
+            if not suppression.silences(finding.code):
+                continue
+            if not suppression.whole_file:
+                rows = rows or self._rows(finding)
+                if self._source.location(suppression.start).row not in rows:
+                    continue
+            self._used.add((suppression.start, finding.code))
+            silenced = True
+        return silenced
+
+    def _rows(self, finding: Finding) -> set[int]:
+        """The rows of a finding, and the last row of the statement it ends in (where formatters put comments)."""
+        last = finding.end_location.row
+        return {*range(finding.location.row, last + 1), self._last_rows[last - 1]}
+
+    @cached_property
+    def _last_rows(self) -> list[int]:
+        """For each row, the last row of its logical line: the one where all brackets are closed."""
+        last_rows: list[int] = []
+        first = depth = 0
+        lines = re.split(r"\r\n?|\n", self._masked.code)
+        for row, line in enumerate(lines, start=1):
+            depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
+            if depth <= 0 and not line.endswith("\\"):
+                last_rows += [row] * (row - first)
+                first, depth = row, 0
+        return last_rows + [len(lines)] * (len(lines) - first)
+
+    def unused(self, known: Collection[str], checked: Collection[str]) -> list[tuple[Suppression, list[str], str]]:
+        """Comments, the codes in them that silence nothing, and why.
+
+        Only what we can judge counts: codes of rules that ran, and codes of ours that do not exist. A bare
+        ``# noqa`` may serve another tool.
+        """
+        found = []
+        for suppression in self.all:
+            if not suppression.codes:
+                used = any(start == suppression.start for start, _ in self._used)
+                if suppression.is_ours and not suppression.whole_file and not used:
+                    found.append((suppression, [], "it silences nothing"))
+                continue
+            idle = [
+                code
+                for code, _, _ in suppression.codes
+                if code in checked and (suppression.start, code) not in self._used
+            ]
+            unknown = [
+                code
+                for code, _, _ in suppression.codes
+                if code not in known and (suppression.is_ours or code.startswith("EG"))
+            ]
+            if unknown:
+                nearest = difflib.get_close_matches(unknown[0], known, 1)
+                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+                found.append((suppression, [*idle, *unknown], f"there is no rule {unknown[0]}{hint}"))
+            elif idle:
+                verb = "silence" if len(idle) > 1 else "silences"
+                found.append((suppression, idle, f"{', '.join(idle)} {verb} nothing here"))
+        return found
+
+
+def _parse(text: str, masked: Masked) -> list[Suppression]:
+    found = []
+    for span in masked.comments:
+        comment = text[span.start : span.end]
+        for pattern in (_OURS, _NOQA):
+            for match in pattern.finditer(comment):
+                whole_file = pattern is _OURS and match["kind"].lower() == "ignore-file"
+                codes = []
+                if match["list"] is not None:
+                    base = span.start + match.start("list")
+                    for code in re.finditer(r"[^\s,]+", match["list"]):
+                        codes.append((code.group().upper(), base + code.start(), base + code.end()))
+                    if not codes:
+                        continue
+                found.append(
+                    Suppression(
+                        span.start + match.start(),
+                        span.start + match.end(),
+                        tuple(codes),
+                        whole_file,
+                        pattern is _OURS,
+                    )
+                )
+    return found

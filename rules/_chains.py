@@ -1,0 +1,82 @@
+"""What the rules share: copies to contiguous_format, and what is done with a value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import libcst as cst
+
+if TYPE_CHECKING:
+    from esper_guard.lint.flow import Flow
+
+
+class Copy(NamedTuple):
+    """A call that turns ``receiver`` into contiguous_format (NCHW)."""
+
+    call: cst.Call
+    receiver: cst.BaseExpression
+    method: str  # "contiguous", "to" or "clone"
+    argument: cst.Arg | None  # the one that names the memory format
+
+
+def as_copy(flow: Flow, call: cst.Call) -> Copy | None:
+    """``x.contiguous()``, or ``x.to(...)`` and ``x.clone(...)`` with ``memory_format=torch.contiguous_format``."""
+    receiver, method, args = _unbound(flow, call)
+    if receiver is None or method not in ("contiguous", "to", "clone") or any(arg.star for arg in args):
+        return None
+    argument = memory_format_argument(args, method)
+    if argument is None:
+        return Copy(call, receiver, method, None) if method == "contiguous" and not args else None
+    if flow.origin(argument.value) != "torch.contiguous_format":
+        return None
+    return Copy(call, receiver, method, argument)
+
+
+def memory_format_argument(args: list[cst.Arg], method: str) -> cst.Arg | None:
+    for arg in args:
+        if arg.keyword is not None and arg.keyword.value == "memory_format":
+            return arg
+    return args[0] if method == "contiguous" and args and args[0].keyword is None else None
+
+
+def _unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str, list[cst.Arg]]:
+    """Receiver, method and the other arguments of ``x.m(...)``, ``torch.m(x, ...)`` and ``torch.Tensor.m(x, ...)``."""
+    origin = flow.origin(call.func)
+    args = list(call.args)
+    if origin:
+        module, _, name = origin.rpartition(".")
+        if module in ("torch", "torch.Tensor") and args and args[0].keyword is None and not args[0].star:
+            return args[0].value, name, args[1:]
+        return None, "", []
+    if isinstance(call.func, cst.Attribute):
+        return call.func.value, call.func.attr.value, args
+    return None, "", []
+
+
+def method_called_on(flow: Flow, node: cst.BaseExpression) -> tuple[str, cst.Call] | None:
+    """The method of which ``node`` is the receiver (also as ``torch.method(node)``), and the call."""
+    parent = flow.parent(node)
+    if isinstance(parent, cst.Attribute):
+        call = flow.parent(parent)
+        if isinstance(call, cst.Call) and call.func is parent:
+            return parent.attr.value, call
+    if isinstance(parent, cst.Arg):
+        call = flow.parent(parent)
+        if isinstance(call, cst.Call) and call.args and call.args[0] is parent:
+            receiver, method, _ = _unbound(flow, call)
+            if receiver is node and flow.origin(call.func):
+                return method, call
+    return None
+
+
+def attribute_read(flow: Flow, node: cst.BaseExpression) -> cst.Attribute | None:
+    """``node.attr`` where it is read, neither called nor assigned to."""
+    parent = flow.parent(node)
+    if not isinstance(parent, cst.Attribute) or parent.value is not node:
+        return None
+    around = flow.parent(parent)
+    is_called = isinstance(around, cst.Call) and around.func is parent
+    is_target = isinstance(around, (cst.AssignTarget, cst.Del)) or (
+        isinstance(around, (cst.AugAssign, cst.AnnAssign)) and around.target is parent
+    )
+    return None if is_called or is_target else parent

@@ -1,0 +1,307 @@
+"""# unconditional-contiguous-detach (EG101)
+
+A tensor is copied to contiguous_format (NCHW) only to be detached.
+
+## What it does
+
+Flags `x.contiguous().detach()` where no `is_contiguous()` test of `x` guards the copy, in all its spellings:
+operations between the two, `torch.detach(x.contiguous())`, `.detach_()`, `.data`,
+`memory_format=torch.contiguous_format` given to `contiguous`, `to` or `clone`, and two statements where the copy
+feeds nothing but the detach.
+
+## Why is this bad?
+
+`contiguous()` returns `x` itself if `x` is in NCHW order. If `x` is channels_last (NHWC) it copies all of it, on every
+call: N*C*H*W*itemsize bytes, for a value that `detach()` alone would have shared. What follows then runs in NCHW.
+
+The copy is often kept as a remedy for a crash in backward. That crash is a null write in PyTorch's CPU GroupNorm
+backward (torch 2.0 to 2.13): any channels_last input that needs no gradient hits it, detached or not. The copy does
+not even prevent it for 1x1 and single-channel features, for which `contiguous()` returns `x` unchanged.
+
+## Example
+
+```python
+seed_input = host_features.contiguous().detach()
+```
+
+## Use instead
+
+```python
+seed_input = host_features.detach()
+```
+
+## When it stays silent
+
+- Guarded: every path to the copy has asked `x.is_contiguous()`, with or without `memory_format`, and got False: by
+  `if`, a ternary, `and`/`or`, an early return, `assert`, `while`, `match`, a comprehension's `if`, a test kept in a
+  variable. A test of another value, or made before `x` was bound again, guards nothing.
+- Another or an unknown memory format: `torch.channels_last`, `torch.preserve_format`, a variable.
+- The copy is needed: it goes to `view`, `reshape`, `numpy()`, `data_ptr()`, DLPack, serialisation, native code.
+- `x` is provably no 4-D or 5-D tensor, or no tensor.
+- `x.detach().contiguous()`: the same copy, but asked for by whoever uses the result.
+
+Where the test came out True, the copy never happens, and the finding says so.
+
+## Fix safety
+
+The fix removes the copy. It is unsafe: for a channels_last `x` the result has other strides, and it shares memory
+with `x`, so that writing to one in place changes the other. Where `x` is known to be contiguous it is safe.
+
+## References
+
+- [torch.Tensor.contiguous](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.contiguous.html)
+- [torch.Tensor.detach](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.detach.html)
+- [Channels last memory format](https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from esper_guard.lint.rule import Edit, Finding, Fix, Invalid, Rule, Severity
+
+if TYPE_CHECKING:
+    import libcst as cst
+
+    from esper_guard.lint.flow import Flow
+    from esper_guard.rules._chains import Copy
+
+# Operations that leave the layout as it is: a copy made before them is as avoidable as one made right before detach().
+_BETWEEN = frozenset(
+    """
+    abs add add_ bfloat16 ceil clamp clamp_ clip clone cpu cuda div div_ double exp float floor half int log long mul
+    mul_ nan_to_num neg pin_memory pow relu relu_ requires_grad_ round rsqrt sigmoid sqrt square sub sub_ tanh to type
+    type_as xpu
+    """.split()
+)
+_METADATA = frozenset(
+    "shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device".split()
+)
+
+
+class UnconditionalContiguousDetach(Rule):
+    """Looks at each copy, then at where its result goes."""
+
+    code = "EG101"
+    name = "unconditional-contiguous-detach"
+    severity = Severity.WARNING
+    triggers = (rb"contiguous|memory_format", rb"detach|\.\s*data\b")
+
+    valid = (
+        "def f(x):\n    return x.detach()\n",
+        "def f(x):\n    return x.contiguous()\n",
+        "def f(x):\n    return x.detach().contiguous()\n",
+        "def f(x):\n    return x.detach() if x.is_contiguous() else x.contiguous().detach()\n",
+        "def f(x):\n    if not x.is_contiguous():\n        x = x.contiguous().detach()\n    return x\n",
+        "def f(x):\n    if x.is_contiguous():\n        return x.detach()\n    return x.contiguous().detach()\n",
+        "def f(x):\n    ok = x.is_contiguous()\n    return x.detach() if ok else x.contiguous().detach()\n",
+        "import torch\ndef f(x):\n    return x.contiguous(memory_format=torch.channels_last).detach()\n",
+        "import torch\ndef f(x):\n    return x.clone(memory_format=torch.preserve_format).detach()\n",
+        "def f(x, fmt):\n    return x.contiguous(memory_format=fmt).detach()\n",
+        "def f(x):\n    return x.contiguous().detach().numpy()\n",
+        "def f(x, n):\n    return x.contiguous().view(n, -1).detach()\n",
+        "def f(x, n):\n    return x.contiguous().detach().view(n, -1)\n",
+        "def f(x):\n    return launch(x.contiguous().detach().data_ptr())\n",
+        "import torch\ndef f(x, path):\n    y = x.contiguous().detach()\n    torch.save({'x': y}, path)\n",
+        "from safetensors.torch import save_file\ndef f(sd):\n"
+        "    save_file({k: v.contiguous().detach() for k, v in sd.items()}, 'x')\n",
+        "def f(x):\n    b, n, c = x.shape\n    return x.contiguous().detach()\n",
+        "def f(x):\n    assert x.dim() == 3\n    return x.contiguous().detach()\n",
+        "def f(x):\n    y = x.contiguous()\n    return y, y.detach()\n",
+        "import numpy as np\ndef f(x: np.ndarray):\n    return x.contiguous().detach()\n",
+        "class Boxes:\n    pass\ndef f(x: Boxes):\n    return x.contiguous().detach()\n",
+    )
+    invalid = (
+        Invalid(
+            "def f(host_features):\n    return host_features.contiguous().detach()\n",
+            fixed="def f(host_features):\n    return host_features.detach()\n",
+            message="`host_features`",
+        ),
+        Invalid(
+            "def f(x):\n    return x.contiguous().float().detach()\n",
+            fixed="def f(x):\n    return x.float().detach()\n",
+        ),
+        Invalid(
+            "import torch as t\ndef f(x):\n    return t.detach(x.contiguous())\n",
+            fixed="import torch as t\ndef f(x):\n    return t.detach(x)\n",
+        ),
+        Invalid(
+            "from torch import contiguous_format as cf, detach as d\ndef f(x):\n    return d(x.to(memory_format=cf))\n",
+            fixed="from torch import contiguous_format as cf, detach as d\ndef f(x):\n    return d(x)\n",
+        ),
+        Invalid("def f(x):\n    return x.contiguous().data\n", fixed="def f(x):\n    return x.data\n"),
+        Invalid(
+            "import torch\ndef f(x):\n    return x.to('cuda', memory_format=torch.contiguous_format).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.to('cuda').detach()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return x.clone(memory_format=torch.contiguous_format).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.clone().detach()\n",
+        ),
+        Invalid(
+            "def f(x):\n    y = x.contiguous()\n    log(y.shape)\n    return y.detach()\n",
+            fixed="def f(x):\n    y = x\n    log(y.shape)\n    return y.detach()\n",
+        ),
+        Invalid(
+            "def f(x):\n    return (\n        x\n        .contiguous()\n        .detach()\n    )\n",
+            fixed="def f(x):\n    return (\n        x\n        .detach()\n    )\n",
+        ),
+        Invalid("def f(x, y):\n    return x if y.is_contiguous() else x.contiguous().detach()\n"),
+        Invalid(
+            "def f(x):\n    if not x.is_contiguous():\n        x = g(x)\n        return x.contiguous().detach()\n"
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    if x.is_contiguous(memory_format=torch.channels_last):\n"
+            "        return x.contiguous().detach()\n"
+        ),
+        Invalid(
+            "def f(x):\n    if x.is_contiguous():\n        return x.contiguous().detach()\n",
+            fixed="def f(x):\n    if x.is_contiguous():\n        return x.detach()\n",
+            message="does nothing here",
+        ),
+        Invalid("def f(x):\n    if not x.is_contiguous():\n        return lambda: x.contiguous().detach()\n"),
+        Invalid("def f(x):\n    return f'{x.contiguous().detach()}'\n"),
+    )
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        from esper_guard.rules._chains import as_copy
+
+        for call in flow.calls:
+            copy = as_copy(flow, call)
+            if copy is None or not _may_copy(flow, copy):
+                continue
+            detached = _only_detached(flow, call)
+            if detached:
+                yield self._finding(flow, copy, detached)
+
+    def _finding(self, flow: Flow, copy: Copy, detached: list[cst.BaseExpression]) -> Finding:
+        from esper_guard.lint.flow import Test
+
+        positions = flow.positions
+        chain = _chain(flow, copy.call, detached)
+        start, end = positions.span(chain or copy.call)
+        receiver, shown = positions.shown(copy.receiver), positions.shown(chain or copy.call)
+        useless = copy.method != "clone" and Test("contiguous_format", True) in flow.facts(copy.receiver).tests
+        if useless:
+            message = f"`{shown}`: `{copy.method}` does nothing here, `{receiver}` is contiguous on every path to it"
+            advice = f"write `{receiver}.detach()`; if the copy was meant, the test is the wrong way round"
+        else:
+            verb = "clones" if copy.method == "clone" else "copies"
+            message = f"`{shown}` {verb} `{receiver}` into NCHW order on every call if it is channels_last"
+            advice = f"write `{receiver}.detach()`, which copies nothing and keeps the memory format"
+            if copy.method == "clone":
+                advice = f"write `{receiver}.detach().clone()`, which keeps the memory format"
+            if chain is None:
+                advice += f"; the copy feeds nothing but `{positions.shown(detached[0])}`"
+        edit = _removal(flow, copy)
+        return Finding(
+            self.code,
+            self.name,
+            self.severity,
+            message,
+            positions.source.location(start),
+            positions.source.location(end),
+            help=advice,
+            fix=None if edit is None else Fix("Remove the copy", useless, (edit,)),
+        )
+
+
+def _may_copy(flow: Flow, copy: Copy) -> bool:
+    """Not guarded, a tensor of rank 4 or 5 as far as we know, and no entry of a state dict."""
+    from esper_guard.lint.flow import can_be_image
+
+    facts = flow.facts(copy.receiver)
+    guarded = any(not test.outcome for test in facts.tests)
+    return not guarded and can_be_image(facts) and not _is_from_state_dict(flow, copy.receiver)
+
+
+def _is_from_state_dict(flow: Flow, receiver: cst.BaseExpression) -> bool:
+    import libcst as cst
+
+    made_by = flow.made_by(receiver)
+    if not isinstance(made_by, cst.CSTNode):
+        return False
+    for ancestor in flow.ancestors(made_by):
+        if isinstance(ancestor, (cst.For, cst.CompFor)):
+            return "state_dict" in flow.positions.shown(ancestor.iter)
+    return False
+
+
+def _only_detached(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpression]:
+    """Every expression that detaches the value of ``node``; empty if anything else is done with it."""
+    from esper_guard.rules._chains import attribute_read, memory_format_argument, method_called_on
+    from esper_guard.rules._needs import needs_contiguous
+
+    found: list[cst.BaseExpression] = []
+    waiting, seen = [node], {node}
+    while waiting:
+        for use in flow.uses(waiting.pop()):
+            read = attribute_read(flow, use)
+            called = method_called_on(flow, use)
+            if (read is not None and read.attr.value in _METADATA) or (called and called[0] in _METADATA):
+                continue
+            if read is not None and read.attr.value == "data":
+                found.append(read)
+            elif called and called[0] in ("detach", "detach_"):
+                found.append(called[1])
+            elif called and called[0] in _BETWEEN and memory_format_argument(list(called[1].args), called[0]) is None:
+                if called[1] not in seen:
+                    seen.add(called[1])
+                    waiting.append(called[1])
+            else:
+                return []
+    return [] if any(needs_contiguous(flow, detached) for detached in found) else found
+
+
+def _chain(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> cst.BaseExpression | None:
+    """The one expression that both copies and detaches, if it is one."""
+    if len(detached) == 1 and detached[0] in flow.ancestors(copy):
+        return detached[0]
+    return None
+
+
+def _removal(flow: Flow, copy: Copy) -> Edit | None:
+    """The edit that takes the copy out and leaves its receiver; None where a comment would be lost."""
+    import libcst as cst
+
+    positions = flow.positions
+    start, end = positions.span(copy.call)
+    text = positions.source.text
+    if copy.argument is not None and (copy.method == "clone" or len(copy.call.args) > 1):
+        return _argument_removal(flow, copy)
+    if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
+        receiver_start, receiver_end = positions.span(copy.receiver)
+        before, after = text[start:receiver_start], text[receiver_end:end]
+        return None if "#" in before + after else positions.edit(start, end, text[receiver_start:receiver_end])
+    if _is_rebinding(flow, copy):
+        return None
+    start = positions.span(copy.call.func.dot)[0]
+    while text[start - 1] in " \t\r\n" or (text[start - 1] == "\\" and text[start] in "\r\n"):
+        start -= 1
+    if "#" in text[text.rfind("\n", 0, start) + 1 : start] and start != positions.span(copy.call.func.dot)[0]:
+        start = positions.span(copy.call.func.dot)[0]
+    return None if "#" in text[start:end] else positions.edit(start, end)
+
+
+def _is_rebinding(flow: Flow, copy: Copy) -> bool:
+    """``x = x.contiguous()``: without the copy nothing is left worth keeping, so no fix is offered."""
+    import libcst as cst
+
+    parent = flow.parent(copy.call)
+    return isinstance(parent, cst.Assign) and any(
+        target.target.deep_equals(copy.receiver) for target in parent.targets
+    )
+
+
+def _argument_removal(flow: Flow, copy: Copy) -> Edit | None:
+    """Take ``memory_format=...`` out of the arguments, with the comma before it (or after it, if it is first)."""
+    assert copy.argument is not None
+    positions, args = flow.positions, list(copy.call.args)
+    index = args.index(copy.argument)
+    start, end = positions.span(copy.argument)
+    if index > 0:
+        start = positions.span(args[index - 1])[1]
+    elif len(args) > 1:
+        end = positions.span(args[1])[0]
+    return None if "#" in positions.source.text[start:end] else positions.edit(start, end)
