@@ -76,7 +76,7 @@ class UnusedSuppression(Rule):
         Invalid("y = x.detach()  # esper-guard: ignore[EG101]\n", fixed="y = x.detach()\n"),
         Invalid("y = x.detach()  # esper-guard: ignore\n", fixed="y = x.detach()\n"),
         Invalid("y = x.detach()  # noqa: EG101 # why not\n", fixed="y = x.detach()  # why not\n"),
-        Invalid("y = x.detach()  # esper-guard: ignore[EG110]\n", message="did you mean EG101?"),
+        Invalid("y = x.detach()  # esper-guard: ignore[EG1001]\n", message="did you mean 'EG001'?"),
         Invalid("# esper-guard: ignore-file[EG101]\ny = x.detach()\n", fixed="y = x.detach()\n"),
     )
 

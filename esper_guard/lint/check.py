@@ -71,7 +71,7 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
         from esper_guard.rules.eg002_unused_suppression import UnusedSuppression
 
         unused = UnusedSuppression.find(source, suppressions, set(all_rules()), set(codes))
-        findings = sorted([*findings, *suppressions.keep(list(unused))], key=_order)
+        findings = sorted([*findings, *suppressions.keep(unused, by_name=True)], key=_order)
     return findings
 
 

@@ -20,6 +20,7 @@ class Names(NamedTuple):
 
     imports: Mapping[str, str]
     classes: Mapping[str, tuple[str, ...]]
+    written: frozenset[str] = frozenset()  # the local names that the file really imports
 
     def resolve(self, dotted: str) -> str:
         """``t.nn.Linear`` to ``torch.nn.Linear`` where ``t`` is torch; unknown names stay as they are."""
@@ -36,21 +37,21 @@ class Names(NamedTuple):
 def names_of(code: str) -> Names:
     """The imports and classes of masked ``code``, wherever in it they stand."""
     imports = dict(_CONVENTIONS)
+    written: set[str] = set()
     for match in _IMPORT.finditer(code):
         for origin, alias in _aliases(match[1]):
-            if alias:
-                imports[alias] = origin
-            else:
-                root = origin.partition(".")[0]
-                imports[root] = root
+            root = origin.partition(".")[0]
+            imports[alias or root] = origin if alias else root
+            written.add(alias or root)
     for match in _FROM.finditer(code):
         for origin, alias in _aliases(match[2].strip("()")):
             imports[alias or origin] = f"{match[1]}.{origin}"
+            written.add(alias or origin)
     classes = {
         match[1]: tuple(base.strip() for base in (match[2] or "()")[1:-1].split(",") if base.strip())
         for match in _CLASS.finditer(code)
     }
-    return Names(imports, classes)
+    return Names(imports, classes, frozenset(written))
 
 
 def _aliases(names: str) -> list[tuple[str, str]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from esper_guard.lint.masking import Masked
 from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source
+from esper_guard.nearest import did_you_mean
 
 _CODE = r"[A-Za-z]+[0-9]+"
 _NOQA = re.compile(rf"#\s*noqa(?P<codes>\s*:\s*(?P<list>{_CODE}(?:[\s,]+{_CODE})*))?", re.IGNORECASE)
@@ -47,15 +47,18 @@ class Suppressions:
         """``# esper-guard: ignore-file`` without codes."""
         return any(s.whole_file and not s.codes for s in self.all)
 
-    def keep(self, findings: Sequence[Finding]) -> list[Finding]:
-        """The findings that no comment silences; comments that silence one are marked as used."""
-        return [finding for finding in findings if not self._silenced(finding)]
+    def keep(self, findings: Iterable[Finding], by_name: bool = False) -> list[Finding]:
+        """The findings that no comment silences; comments that silence one are marked as used.
 
-    def _silenced(self, finding: Finding) -> bool:
+        ``by_name``: only a comment that names the code counts, so that a bare one can't hide that it is unused.
+        """
+        return [finding for finding in findings if not self._silenced(finding, by_name)]
+
+    def _silenced(self, finding: Finding, by_name: bool) -> bool:
         rows = None
         silenced = False
         for suppression in self.all:
-            if not suppression.silences(finding.code):
+            if not suppression.silences(finding.code) or (by_name and not suppression.codes):
                 continue
             if not suppression.whole_file:
                 rows = rows or self._rows(finding)
@@ -107,9 +110,8 @@ class Suppressions:
                 if code not in known and (suppression.is_ours or code.startswith("EG"))
             ]
             if unknown:
-                nearest = difflib.get_close_matches(unknown[0], known, 1)
-                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-                found.append((suppression, [*idle, *unknown], f"there is no rule {unknown[0]}{hint}"))
+                why = f"there is no rule {unknown[0]}{did_you_mean(unknown[0], known)}"
+                found.append((suppression, [*idle, *unknown], why))
             elif idle:
                 verb = "silence" if len(idle) > 1 else "silences"
                 found.append((suppression, idle, f"{', '.join(idle)} {verb} nothing here"))

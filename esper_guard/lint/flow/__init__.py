@@ -161,10 +161,9 @@ class Flow:
                 return [target for target, source in pairs if source is node]
         return []
 
-    def is_same_place(self, one: cst.BaseExpression, other: cst.BaseExpression) -> bool:
-        """Whether two expressions read the same value from the same place."""
-        places = [place_of(node, lambda name: Value(name)) for node in (one, other)]
-        return None not in places and self.latest.get(one) is self.latest.get(other) is not None
+    def is_place(self, node: cst.BaseExpression) -> bool:
+        """Whether ``node`` only reads a place (``x``, ``self.buf``, ``feats[0]``), rather than computing something."""
+        return place_of(node, Value) is not None
 
     def function_name(self, node: cst.CSTNode) -> str:
         """The name of the function around ``node``, or ``""``."""

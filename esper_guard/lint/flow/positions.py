@@ -39,9 +39,17 @@ class Positions:
         start, end = self.span(node)
         return self._source.text[start:end]
 
+    def one_line(self, node: cst.CSTNode) -> str:
+        """The node as code on one line, without parentheses around it."""
+        text = " ".join(self._module.code_for_node(node).split())
+        for parenthesis in getattr(node, "lpar", ()):
+            if parenthesis is not None:
+                text = text[1:-1].strip()
+        return text
+
     def shown(self, node: cst.CSTNode) -> str:
         """The node on one line, shortened for a message."""
-        text = " ".join(self._module.code_for_node(node).split())
+        text = self.one_line(node)
         return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
     def edit(self, start: int, end: int, content: str = "") -> Edit:

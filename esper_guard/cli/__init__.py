@@ -1,0 +1,33 @@
+"""The ``esper-guard`` command: one file a subcommand."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from esper_guard import __version__
+from esper_guard.cli.check import check
+from esper_guard.cli.rule import rule
+from esper_guard.config import ConfigError
+from esper_guard.lint.registry import RuleError
+from esper_guard.lint.select import UnknownCode
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="esper-guard", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find hidden tensor copies and lost memory formats in PyTorch code."""
+
+
+cli.add_command(check)
+cli.add_command(rule)
+
+
+def main() -> None:
+    """Run the command; misuse ends with status 2 and one line that says what to do."""
+    try:
+        cli(prog_name="esper-guard")
+    except (ConfigError, RuleError, UnknownCode) as error:
+        click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
+        sys.exit(2)

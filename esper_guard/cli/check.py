@@ -1,0 +1,311 @@
+"""``esper-guard check``: find, and with ``--fix`` mend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from esper_guard import config as configuration
+from esper_guard.cli.parameters import Codes, OneOf
+from esper_guard.config import Config, Project
+from esper_guard.lint.check import SYNTAX_ERROR
+from esper_guard.lint.engine import FixedFile, Report, check_content, check_files, fix_content, with_deep_stack
+from esper_guard.lint.files import SourceFile, discover, matches
+from esper_guard.lint.registry import all_rules
+from esper_guard.lint.rule import Finding, Severity
+from esper_guard.lint.select import selected, without
+
+CLEAN, FOUND, FAILED = 0, 1, 2
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The command line, as given."""
+
+    paths: tuple[str, ...]
+    select: list[str] | None
+    ignore: list[str] | None
+    extend_select: list[str] | None
+    fix: bool
+    unsafe_fixes: bool | None
+    diff: bool
+    output_format: str | None
+    output_file: str | None
+    exit_zero: bool
+    statistics: bool
+    isolated: bool
+    config: str | None
+    stdin_filename: str | None
+    force_exclude: bool | None
+    respect_gitignore: bool | None
+    jobs: int | None
+    quiet: bool
+    verbose: bool
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path())
+@click.option("--select", type=Codes(), help="Rules to run instead of the default ones: codes, prefixes or ALL.")
+@click.option("--ignore", type=Codes(), help="Rules not to run.")
+@click.option("--extend-select", type=Codes(), help="Rules to run besides the selected ones.")
+@click.option("--fix", is_flag=True, help="Apply safe fixes.")
+@click.option("--unsafe-fixes/--no-unsafe-fixes", default=None, help="Count unsafe fixes as applicable, too.")
+@click.option("--diff", is_flag=True, help="Show what --fix would change; write nothing.")
+@click.option("--output-format", type=OneOf(["full", "concise", "json"]), help="How to show findings.")
+@click.option("--output-file", type=click.Path(dir_okay=False), help="Write findings here, not to standard output.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 even if there are findings.")
+@click.option("--statistics", is_flag=True, help="Show how often each rule fired.")
+@click.option("--isolated", is_flag=True, help="Ignore all configuration files.")
+@click.option("--config", type=click.Path(dir_okay=False), help="Use this configuration file for all paths.")
+@click.option("--stdin-filename", help="The name of the file that standard input (-) comes from.")
+@click.option("--force-exclude/--no-force-exclude", default=None, help="Exclude files even if they are named.")
+@click.option("--respect-gitignore/--no-respect-gitignore", default=None, help="Skip what git ignores (the default).")
+@click.option("--no-cache", is_flag=True, help="Check every file anew. (Nothing is cached yet.)")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default one a processor.")
+@click.option("-q", "--quiet", is_flag=True, help="Print findings only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which files and settings are used.")
+@click.pass_context
+def check(context: click.Context, no_cache: bool, **given: object) -> None:
+    """Check files and folders (by default this one); - is standard input.
+
+    Exit status: 0 nothing found, 1 findings, 2 misuse or an internal error. Notes don't count as findings.
+    """
+    context.exit(Check(Options(**given)).run())  # type: ignore[arg-type]
+
+
+class Check:
+    """One run of the command."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        if options.isolated and options.config:
+            raise click.UsageError("--isolated and --config contradict each other")
+        self._fixed: list[Project] = []
+        if options.config:
+            project = configuration.load(options.config)
+            assert project is not None
+            # As on the command line, patterns are then relative to the current folder.
+            self._fixed = [self._overridden(msgspec.structs.replace(project, folder=os.getcwd()))]
+        elif options.isolated:
+            self._fixed = [self._overridden(configuration.defaults())]
+        self._projects: dict[str, Project] = {}
+        self._codes: dict[Project, frozenset[str]] = {}
+        self.project = self.project_of(os.getcwd())
+
+    # -- settings -------------------------------------------------------------------------------------------------
+
+    def project_of(self, folder: str) -> Project:
+        """The settings for the files of a folder: those nearest to it, with the command line's on top."""
+        if self._fixed:
+            return self._fixed[0]
+        project = self._projects.get(folder)
+        if project is None:
+            found = configuration.find(folder) or configuration.defaults()
+            project = self._projects[folder] = self._overridden(found)
+            self._say(f"settings for {folder}: {found.file or 'the defaults'}")
+        return project
+
+    def _overridden(self, project: Project) -> Project:
+        changes = {
+            name: value
+            for name in ("force_exclude", "respect_gitignore", "unsafe_fixes", "output_format")
+            if (value := getattr(self.options, name)) is not None
+        }
+        config: Config = msgspec.structs.replace(project.config, **changes)
+        return msgspec.structs.replace(project, config=config)
+
+    def codes_for(self, path: str) -> frozenset[str]:
+        """The rules that run on one file."""
+        absolute = os.path.abspath(path)
+        project = self.project_of(os.path.dirname(absolute))
+        codes = self._codes.get(project)
+        if codes is None:
+            config, options = project.config, self.options
+            codes = self._codes[project] = selected(
+                all_rules(),
+                config.select if options.select is None else options.select,
+                [*config.extend_select, *(options.extend_select or ())],
+                [*config.ignore, *(options.ignore or ())],
+            )
+            for ignored in project.config.per_file_ignores.values():
+                selected(all_rules(), None, (), ignored)  # unknown codes are an error here, too
+        for pattern, ignored in project.config.per_file_ignores.items():
+            if matches((pattern,), absolute, project.folder):
+                codes = without(codes, ignored)
+        return codes
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        options = self.options
+        paths = options.paths or (".",)
+        if "-" in paths:
+            if len(paths) > 1:
+                raise click.UsageError("standard input (-) can't be mixed with paths")
+            return self._standard_input()
+        reports = list(self._reports(paths))
+        if not (options.fix or options.diff):
+            return self._finish(reports, [])
+        return self._fix(reports)
+
+    def _reports(self, paths: Sequence[str]) -> list[Report]:
+        found: list[SourceFile] = []
+        for file in discover(paths, self.project_of):
+            self._say(f"checking {file.path}")
+            found.append(file)
+        if not found:
+            self._warn("no Python files found under the given paths")
+        return list(check_files(found, self.codes_for, self.options.jobs or _processors()))
+
+    def _standard_input(self) -> int:
+        options = self.options
+        name = options.stdin_filename or "-"
+        data = sys.stdin.buffer.read()
+        codes = self.codes_for(options.stdin_filename or os.path.join(os.getcwd(), "-"))
+        if options.stdin_filename:
+            named = discover([options.stdin_filename], self.project_of) if self.project.config.force_exclude else ["-"]
+            if not list(named):
+                return CLEAN
+        if not (options.fix or options.diff):
+            report = with_deep_stack(lambda: check_content(name, data, codes, True))
+            return self._finish([report] if report.findings or report.crash else [], [])
+        done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe()))
+        if options.diff:
+            return self._show_diffs([done])
+        sys.stdout.buffer.write(data if done.data is None else done.data)
+        sys.stdout.buffer.flush()
+        return self._finish([done.report] if done.report.findings or done.report.crash else [], done.fixed, err=True)
+
+    def _fix(self, reports: Sequence[Report]) -> int:
+        from esper_guard.lint import files
+        from esper_guard.lint.fix import write_atomically
+
+        left: list[Report] = []
+        fixed: list[Finding] = []
+        done: list[FixedFile] = []
+        for report in reports:
+            if not any(self._applies(finding) for finding in report.findings):
+                left.append(report)
+                continue
+            data, codes = files.read(report.path), self.codes_for(report.path)
+            result = with_deep_stack(
+                lambda path=report.path, data=data, codes=codes: fix_content(path, data, codes, self._unsafe())
+            )
+            if result.data is not None and not self.options.diff:
+                try:
+                    write_atomically(report.path, result.data)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    left.append(Report(report.path, report.findings, report.text, f"can't write the fixes: {reason}"))
+                    continue
+            done.append(result)
+            fixed += result.fixed
+            left.append(result.report)
+        if self.options.diff:
+            return self._show_diffs(done, left)
+        return self._finish([r for r in left if r.findings or r.crash], fixed)
+
+    def _unsafe(self) -> bool:
+        return self.project.config.unsafe_fixes
+
+    def _applies(self, finding: Finding) -> bool:
+        return finding.fix is not None and (finding.fix.safe or self._unsafe())
+
+    # -- what is shown --------------------------------------------------------------------------------------------
+
+    def _show_diffs(self, done: Sequence[FixedFile], left: Sequence[Report] = ()) -> int:
+        from difflib import unified_diff
+
+        changed = [file for file in done if file.data is not None]
+        for file in changed:
+            path = file.report.path
+            before, after = (text.splitlines(keepends=True) for text in (file.before, file.after))
+            for line in unified_diff(before, after, path, path):
+                click.echo(line, nl=not line.endswith("\n"))
+        crashed = self._show_crashes([*left, *(file.report for file in done)])
+        if not self.options.quiet and not crashed:
+            count = sum(len(file.fixed) for file in changed)
+            click.echo(f"Would fix {count} finding{_s(count)}." if count else "No fixes to apply.", err=True)
+        return FAILED if crashed else FOUND if changed and not self.options.exit_zero else CLEAN
+
+    def _finish(self, reports: Sequence[Report], fixed: Sequence[Finding], err: bool = False) -> int:
+        from esper_guard.report import plain, render, text
+
+        options = self.options
+        output_format = self.project.config.output_format
+        style = plain if options.output_file else click.style
+        if options.statistics and output_format != "json":
+            shown = text.statistics(reports, style)
+        else:
+            shown = render(output_format, reports, style)
+        if options.output_file:
+            self._write(options.output_file, shown)
+        elif shown:
+            click.echo(shown, nl=False, err=err)
+        crashed = self._show_crashes(reports)
+        findings = [finding for report in reports for finding in report.findings]
+        if not options.quiet and not options.statistics:
+            self._summary(findings, fixed, crashed, err=err or output_format == "json")
+        if crashed:
+            return FAILED
+        counts = any(finding.severity is not Severity.NOTE for finding in findings)
+        return FOUND if counts and not options.exit_zero else CLEAN
+
+    def _write(self, path: str, shown: str) -> None:
+        try:
+            with open(path, "w", encoding="utf-8", newline="\n") as file:
+                file.write(shown)
+        except OSError as error:
+            raise click.FileError(path, error.strerror) from None
+
+    def _show_crashes(self, reports: Sequence[Report]) -> bool:
+        crashed = [report for report in reports if report.crash]
+        for report in crashed:
+            error = click.style("internal error", fg="red", bold=True)
+            click.echo(f"{error}: {report.path}: {report.crash}", err=True)
+        return bool(crashed)
+
+    def _summary(self, findings: Sequence[Finding], fixed: Sequence[Finding], crashed: bool, err: bool) -> None:
+        say = click.echo
+        if fixed:
+            say(f"Fixed {len(fixed)} finding{_s(len(fixed))}.", err=err)
+        notes = sum(finding.severity is Severity.NOTE for finding in findings)
+        if not findings:
+            if not crashed and self.project.config.output_format != "json":
+                say("All checks passed!" if not fixed else "Nothing else found.", err=err)
+            return
+        if self.project.config.output_format == "json":
+            return
+        of_them = f" ({notes} note{_s(notes)})" if notes else ""
+        say(f"Found {len(findings)} finding{_s(len(findings))}{of_them}.", err=err)
+        safe = sum(f.fix is not None and f.fix.safe for f in findings)
+        unsafe = sum(f.fix is not None and not f.fix.safe for f in findings)
+        if safe:
+            say(f"[*] {safe} fixable with `--fix`.", err=err)
+        if unsafe:
+            say(f"{unsafe} unsafe fix{'es' if unsafe > 1 else ''} available with `--fix --unsafe-fixes`.", err=err)
+
+    def _say(self, text: str) -> None:
+        if self.options.verbose:
+            click.echo(f"[esper-guard] {text}", err=True)
+
+    def _warn(self, text: str) -> None:
+        if not self.options.quiet:
+            click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {text}", err=True)
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+__all__ = ["SYNTAX_ERROR", "Check", "check"]

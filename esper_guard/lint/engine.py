@@ -1,0 +1,204 @@
+"""The pipeline over many files, in this process or in several."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from esper_guard.lint import files
+from esper_guard.lint.check import SYNTAX_ERROR, check_bytes, may_apply, unreadable
+from esper_guard.lint.files import SourceFile
+from esper_guard.lint.fix import apply_fixes
+from esper_guard.lint.rule import Finding
+from esper_guard.lint.source import Source, SourceError
+
+# Below this much source to parse, starting processes costs more than it saves.
+_WORTH_PROCESSES = 1 << 20
+_STACK = 256 << 20  # deep trees need a deep stack; the memory is only reserved
+_MAX_FIX_ROUNDS = 20
+
+CodesFor = Callable[[str], frozenset[str]]
+_T = TypeVar("_T")
+
+
+class Report(msgspec.Struct):
+    """What was found in one file. ``text`` is there if anything was, ``crash`` if the linter itself failed."""
+
+    path: str
+    findings: list[Finding] = []
+    text: str | None = None
+    crash: str | None = None
+
+
+class FixedFile(msgspec.Struct):
+    """A file after fixing: what is left, what was fixed, and the new bytes if they differ."""
+
+    report: Report
+    fixed: list[Finding]
+    before: str
+    after: str
+    data: bytes | None
+
+
+def check_files(found: Iterable[SourceFile], codes_for: CodesFor, jobs: int) -> Iterator[Report]:
+    """Check files, in the order given. Files whose bytes can't match a rule are only read; they yield nothing."""
+    waiting: list[tuple[SourceFile, frozenset[str]]] = []
+    size = 0
+    early: dict[str, Report] = {}
+    for file in found:
+        codes = codes_for(file.path)
+        try:
+            data = files.read(file.path)
+        except OSError as error:
+            early[file.path] = _failed(file.path, error.strerror or str(error), codes)
+            waiting.append((file, codes))
+            continue
+        if file.is_named or not _is_utf_8(data) or may_apply(data, codes):
+            waiting.append((file, codes))
+            size += len(data)
+    todo = [(file, codes) for file, codes in waiting if file.path not in early]
+    if jobs > 1 and size > _WORTH_PROCESSES and len(todo) > 1:
+        checked = _in_processes(todo, jobs)
+    else:
+        checked = {report.path: report for report in with_deep_stack(lambda: [check_file(*item) for item in todo])}
+    for file, _ in waiting:
+        report = early.get(file.path) or checked[file.path]
+        if report.findings or report.crash:
+            yield report
+
+
+def check_file(file: SourceFile, codes: frozenset[str]) -> Report:
+    """Read and check one file. Never raises: what can't be read is a finding, a bug of ours is a crash report."""
+    try:
+        data = files.read(file.path)
+    except OSError as error:
+        return _failed(file.path, error.strerror or str(error), codes)
+    return check_content(file.path, data, codes, file.is_named)
+
+
+def check_content(path: str, data: bytes, codes: frozenset[str], is_named: bool) -> Report:
+    try:
+        found = check_bytes(path, data, codes, is_named)
+    except RecursionError:
+        return _failed(path, "the code is nested too deeply to be analysed", codes)
+    except Exception:
+        return Report(path, crash=traceback.format_exc())
+    text = data.decode("utf-8", "replace") if found else None
+    if found:
+        try:
+            text = Source.from_bytes(path, data).text
+        except SourceError:
+            pass
+    return Report(path, found, text)
+
+
+def fix_content(path: str, data: bytes, codes: frozenset[str], unsafe: bool) -> FixedFile:
+    """Apply fixes until none is left to apply. A fix that would leave broken code is a crash, and changes nothing."""
+    report = check_content(path, data, codes, True)
+    before = report.text or ""
+    fixed: list[Finding] = []
+    current = data
+    for _ in range(_MAX_FIX_ROUNDS):
+        if report.crash or report.text is None or any(f.code == SYNTAX_ERROR for f in report.findings):
+            break
+        source = Source.from_bytes(path, current)
+        text, done = apply_fixes(source.text, report.findings, unsafe)
+        if not done:
+            break
+        current = source.to_bytes(text)
+        fixed += done
+        report = check_content(path, current, codes, True)
+        if report.crash or any(f.code == SYNTAX_ERROR for f in report.findings):
+            crash = report.crash or f"fixing {', '.join(sorted({f.code for f in done}))} would leave broken code"
+            return FixedFile(Report(path, crash=crash), [], before, before, None)
+    if current == data:
+        return FixedFile(report, [], before, before, None)
+    after = Source.from_bytes(path, current).text
+    return FixedFile(report, fixed, before, after, current)
+
+
+def with_deep_stack(work: Callable[[], _T]) -> _T:
+    """Run ``work`` in a thread with a stack for deep syntax trees."""
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    previous = threading.stack_size(_STACK)
+    try:
+        thread = threading.Thread(target=target, name="esper-guard")
+        thread.start()
+    finally:
+        threading.stack_size(previous)
+    thread.join()
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _is_utf_8(data: bytes) -> bool:
+    if b"\0" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _failed(path: str, why: str, codes: frozenset[str]) -> Report:
+    finding = unreadable(SourceError(f"the file can't be checked: {why[:1].lower()}{why[1:]}"))
+    return Report(path, [finding] if SYNTAX_ERROR in codes else [])
+
+
+def _check_many(batch: list[tuple[SourceFile, frozenset[str]]]) -> list[Report]:
+    return with_deep_stack(lambda: [check_file(*item) for item in batch])
+
+
+def _in_processes(todo: list[tuple[SourceFile, frozenset[str]]], jobs: int) -> dict[str, Report]:
+    """Large files first, so that no process is left with one at the end."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    ordered = sorted(todo, key=lambda item: -_size(item[0].path))
+    batches = [ordered[start : start + 8] for start in range(0, len(ordered), 8)]
+    done: dict[str, Report] = {}
+    with ProcessPoolExecutor(min(jobs, len(batches))) as pool:
+        futures = [pool.submit(_check_many, batch) for batch in batches]
+        for future in futures:
+            try:
+                done.update((report.path, report) for report in future.result())
+            except BrokenProcessPool:
+                break
+    for file, codes in todo:
+        if file.path not in done:
+            done[file.path] = _alone(file, codes)
+    return done
+
+
+def _alone(file: SourceFile, codes: frozenset[str]) -> Report:
+    """Check one file in a process of its own, after one of many has killed the process they shared."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(_check_many, [(file, codes)]).result()[0]
+    except BrokenProcessPool:
+        return _failed(file.path, "the parser crashed on it", codes)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

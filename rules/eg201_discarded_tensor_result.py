@@ -1,0 +1,203 @@
+"""# discarded-tensor-result (EG201)
+
+An out-of-place tensor method as a statement: its result is thrown away.
+
+## What it does
+
+Flags statements such as `x.to(device)`, `x.float()` or `x.detach()` where `x` is proven to be a tensor.
+
+## Why is this bad?
+
+These methods leave the tensor as it is and return a new one, so the statement does nothing: the tensor stays on its
+device, in its dtype, in its memory format, attached to its graph. Modules are different (`model.to(device)` works in
+place), which is why the mistake is easy to make, and why the receiver has to be proven a tensor.
+
+## Example
+
+```python
+adj = torch.zeros(n, n)
+adj.to(memory_format=torch.channels_last)
+```
+
+## Use instead
+
+```python
+adj = torch.zeros(n, n)
+adj = adj.to(memory_format=torch.channels_last)
+```
+
+## When it stays silent
+
+- Without evidence in the function that the receiver is a tensor. Evidence is a factory or another function of torch,
+  `torch.nn.functional`, an annotation, `isinstance`, a method that only tensors have, arithmetic with a tensor,
+  an element of a data loader's batch that takes `memory_format`.
+- Where the call is made for something else than its result: in `try`, under `with pytest.raises(...)`, a profiler or
+  a tracer, or to start a device (`torch.zeros(1).cuda()`).
+- Methods that act in place or wait for a device: `x.add_(1)`, `x.item()`, `x.cpu()` on a line of its own.
+
+## Fix safety
+
+The fix assigns the result back. It is unsafe, because it changes what the program does, and offered only for
+conversions (`to`, `float`, `detach`, ...) of a name or attribute.
+
+## References
+
+- [torch.Tensor.to](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.to.html)
+- [torch.nn.Module.to](https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.to)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from esper_guard.lint.rule import Finding, Fix, Invalid, Rule, Severity
+
+if TYPE_CHECKING:
+    import libcst as cst
+
+    from esper_guard.lint.flow import Flow
+
+_CONVERSIONS = (
+    "to|type|type_as|float|half|double|bfloat16|int|long|short|bool|byte|char|cfloat|cdouble|cuda|xpu|detach|contiguous"
+)
+_SHAPES = (
+    "view|view_as|reshape|reshape_as|permute|transpose|t|squeeze|unsqueeze|flatten|unflatten|expand|expand_as|repeat|"
+    "swapaxes|swapdims|movedim|moveaxis|flip|roll|repeat_interleave"
+)
+_VALUES = (
+    "clamp|clip|abs|neg|add|sub|mul|div|pow|exp|log|sqrt|rsqrt|square|round|floor|ceil|relu|sigmoid|tanh|softmax|"
+    "log_softmax|masked_fill|masked_scatter|index_fill|index_add|index_copy|scatter|scatter_add|nan_to_num|"
+    "requires_grad|clone|cumsum|where|tril|triu|type"
+)
+_METHOD = rf"(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})"
+_ATOM = r"(?:[A-Za-z_]\w*|\([^\n]*\))"
+_TRAILERS = r"(?:[ \t]*\.[ \t]*\w+|\[[^\]\n]*\]|\([^()\n]*(?:\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)[^()\n]*)*\))*"
+_DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|")) - {"requires_grad"}
+_STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
+_ON_PURPOSE = re.compile(
+    r"raises|assert|warn|profil|trace|tracing|record|capture|count|flop|graph|timer|timeit|fails|benchmark|(?<!inference_)mode",
+    re.IGNORECASE,
+)
+
+
+class DiscardedTensorResult(Rule):
+    """Looks at each expression statement."""
+
+    code = "EG201"
+    name = "discarded-tensor-result"
+    severity = Severity.ERROR
+    triggers = (
+        # A statement that begins with a chain of calls, or a line that goes on with one.
+        rf"[\n;:][ \t]*(?:{_ATOM}{_TRAILERS}|[\])}}]*)[ \t]*\.[ \t]*{_METHOD}[ \t]*\(".encode(),
+        rb"[tT]ensor|torch|\.\s*(?:unsqueeze|permute|masked_fill|repeat_interleave)|loader|[A-Z]",
+    )
+
+    valid = (
+        "import torch\ndef f(model: torch.nn.Module, d):\n    model.to(d)\n",
+        "def f(x, d):\n    x.to(d)\n",
+        "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = x.to(d)\n    return x\n",
+        "import torch\ndef f(x: torch.Tensor):\n    x.add_(1)\n    x.requires_grad_()\n    x.item()\n",
+        "import torch\ndef f(x: torch.Tensor):\n    x.backward()\n    x.cpu()\n",
+        "import torch, pytest\ndef f(x: torch.Tensor):\n    with pytest.raises(RuntimeError):\n        x.view(7)\n",
+        "import torch\ndef f(x: torch.Tensor):\n    try:\n        x.view(-1)\n    except RuntimeError:\n        pass\n",
+        "import torch\ndef f():\n    torch.zeros(1).cuda()\n",
+        "import torch\nclass Boxes:\n    pass\ndef f(b: Boxes):\n    b.clamp(0, 1, inplace=True)\n",
+        "import torch\nclass Net(torch.nn.Module):\n    def f(self, d):\n        self.net.to(d)\n        self.to(d)\n",
+        "import torch\ndef f(x, d):\n    if not isinstance(x, torch.Tensor):\n        x.to(d)\n",
+        "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = Batch(x)\n    x.to(d)\n",
+    )
+    invalid = (
+        Invalid(
+            "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x.to(d)\n    return x\n",
+            fixed="import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = x.to(d)\n    return x\n",
+            message="`x.to(d)`",
+        ),
+        Invalid("import torch\ndef f(x: torch.Tensor):\n    x.detach()\n    return x\n"),
+        Invalid("from torch import Tensor\ndef f(x: Tensor | None, d):\n    x.to(d)\n    return x\n"),
+        Invalid("import torch\ndef f(x, d):\n    if isinstance(x, torch.Tensor):\n        x.to(d)\n"),
+        Invalid("import torch.nn.functional as F\ndef f(x, d):\n    y = F.relu(x).view(3, 4)\n    y.to(d)\n    return y\n"),
+        Invalid("def f(x, d):\n    y = x.unsqueeze(0)\n    y.half()\n    return y\n"),
+        Invalid("import torch\ndef f(x, y):\n    z = torch.cos(y) * x - 1\n    z.detach()\n    return z\n"),
+        Invalid("import torch\ndef f(self):\n    self.w = torch.ones(3)\n    self.w.float()\n"),
+        Invalid(
+            "import torch\ndef f(loader, d):\n    x, y = next(iter(loader))\n    x = x.to(d)\n"
+            "    x.to(memory_format=torch.channels_last)\n    return x\n"
+        ),
+        Invalid("import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n"),
+        Invalid("import torch\ndef f(x: torch.Tensor):\n    x.permute(0, 2, 1).contiguous()\n    return x\n"),
+        Invalid("import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n"),
+    )
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        import libcst as cst
+
+        from esper_guard.lint.flow import Kind
+
+        for statement in flow.statements:
+            call = statement.value
+            if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
+                continue
+            receiver, method = call.func.value, call.func.attr.value
+            if method not in _DISCARDABLE or flow.origin(call.func) or _names_inplace(call):
+                continue
+            facts = flow.facts(receiver)
+            is_tensor = facts.kind is Kind.TENSOR or flow.facts(call).kind is Kind.TENSOR
+            if is_tensor and not _is_on_purpose(flow, statement, receiver, method):
+                yield self._finding(flow, call, receiver, method)
+
+    def _finding(self, flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) -> Finding:
+        positions = flow.positions
+        start, end = positions.span(call)
+        shown = positions.shown(receiver)
+        is_place = flow.is_place(receiver)
+        return Finding(
+            self.code,
+            self.name,
+            self.severity,
+            f"`{positions.shown(call)}` does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
+            positions.source.location(start),
+            positions.source.location(end),
+            help=f"write `{shown} = {positions.shown(call)}`" if is_place else "use the result, or remove the statement",
+            fix=_fix(flow, call, receiver, method) if is_place else None,
+        )
+
+
+def _names_inplace(call: cst.Call) -> bool:
+    return any(arg.keyword is not None and arg.keyword.value in ("inplace", "out") for arg in call.args)
+
+
+def _is_on_purpose(flow: Flow, statement: cst.Expr, receiver: cst.BaseExpression, method: str) -> bool:
+    """Where a call is made to see it fail, to be recorded, or to start a device."""
+    import libcst as cst
+
+    if method in _STARTS_A_DEVICE and isinstance(receiver, cst.Call) and flow.origin(receiver.func):
+        return True
+    child: cst.CSTNode = statement
+    for ancestor in flow.ancestors(statement):
+        if isinstance(ancestor, (cst.Try, cst.TryStar)) and child is ancestor.body and ancestor.handlers:
+            return True
+        if isinstance(ancestor, cst.With):
+            managers = (flow.positions.one_line(item.item) for item in ancestor.items)
+            if any(_ON_PURPOSE.search(manager) for manager in managers):
+                return True
+        if isinstance(ancestor, cst.FunctionDef):
+            break
+        child = ancestor
+    return False
+
+
+def _fix(flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) -> Fix | None:
+    """Assign the result back: for a conversion, that is what was meant."""
+    import libcst as cst
+
+    positions = flow.positions
+    start, end = positions.span(call)
+    if method not in _CONVERSIONS.split("|") or "\n" in positions.text(call) or call.lpar:
+        return None
+    if not isinstance(receiver, (cst.Name, cst.Attribute)):
+        return None
+    return Fix(
+        "Assign the result", False, (positions.edit(start, start, f"{positions.text(receiver)} = "),)
+    )
