@@ -67,14 +67,23 @@ _SHAPES = (
     "swapaxes|swapdims|movedim|moveaxis|flip|roll|repeat_interleave"
 )
 _VALUES = (
-    "clamp|clip|abs|neg|add|sub|mul|div|pow|exp|log|sqrt|rsqrt|square|round|floor|ceil|relu|sigmoid|tanh|softmax|"
-    "log_softmax|masked_fill|masked_scatter|index_fill|index_add|index_copy|scatter|scatter_add|nan_to_num|"
-    "requires_grad|clone|cumsum|where|tril|triu|type"
+    "clamp|clip|abs|neg|add|sub|mul|div|pow|exp|sqrt|rsqrt|square|round|floor|ceil|relu|sigmoid|tanh|softmax|"
+    "log_softmax|masked_fill|masked_scatter|index_fill|index_add|index_copy|scatter|scatter_add|nan_to_num|clone|"
+    "cumsum|tril|triu"
 )
-_METHOD = rf"(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})"
-_ATOM = r"(?:[A-Za-z_]\w*|\([^\n]*\))"
-_TRAILERS = r"(?:[ \t]*\.[ \t]*\w+|\[[^\]\n]*\]|\([^()\n]*(?:\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)[^()\n]*)*\))*"
-_DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|")) - {"requires_grad"}
+_METHOD = rf"[ \t]*\.[ \t]*(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})[ \t]*"
+_CALL = re.compile(rf"{_METHOD}\(".encode())
+_PLACE = r"[A-Za-z_]\w*(?:\.\w+|\[[^\]\n]*\])*"
+# What may stand between the start of a line and the method: a place, a call, the end of a chain, another statement.
+_LINE_START = re.compile(
+    rf"[ \t]*(?:{_PLACE}|[\w.\[\]]*\([^\n]*\)|[)\]}}]*|[^\n]*[;:][ \t]*{_PLACE}(?:\([^\n]*\))?)".encode()
+)
+# Masked code with its brackets collapsed: a statement that is nothing but a chain ending in one of the methods.
+_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
+_STATEMENT = re.compile(rf"(?:^|[;:])[ \t]*(?:\w+|\0)(?:[ \t]*\.[ \t]*\w+|\0)*{_METHOD}\0[ \t]*(?:;|$)", re.MULTILINE)
+_IN_BRACKETS = re.compile(r"(?:^|[;:])[ \t]*\0[ \t]*(?:;|$)", re.MULTILINE)
+_SET_ADD = re.compile(rf"(?:^|[;:])[ \t]*({_PLACE})\.add[ \t]*\(", re.MULTILINE)
+_DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 _ON_PURPOSE = re.compile(
     r"raises|assert|warn|profil|trace|tracing|record|capture|count|flop|graph|timer|timeit|fails|benchmark|(?<!inference_)mode",
@@ -89,10 +98,19 @@ class DiscardedTensorResult(Rule):
     name = "discarded-tensor-result"
     severity = Severity.ERROR
     triggers = (
-        # A statement that begins with a chain of calls, or a line that goes on with one.
-        rf"[\n;:][ \t]*(?:{_ATOM}{_TRAILERS}|[\])}}]*)[ \t]*\.[ \t]*{_METHOD}[ \t]*\(".encode(),
-        rb"[tT]ensor|torch|\.\s*(?:unsqueeze|permute|masked_fill|repeat_interleave)|loader|[A-Z]",
+        lambda text: _begins_a_line(text),
+        rb"[tT]ensor|torch|unsqueeze|permute|masked_fill|repeat_interleave|requires_grad_|loader|functional|grad\b"
+        rb"|input_ids|attention_mask|pixel_values|last_hidden_state|timesteps|contiguous|expand_as|detach_|zero_|fill_",
     )
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether a whole statement is such a call; ``seen.add(x)`` of a set is the usual false alarm."""
+        plain = _SET_ADD.sub(lambda match: match.group() if _may_be_tensor(match[1], code) else "(", code)
+        collapsed, before = plain.replace("\\\n", " "), ""
+        while collapsed != before:
+            before, collapsed = collapsed, _BRACKETS.sub("\0", collapsed)
+        return bool(_STATEMENT.search(collapsed) or _IN_BRACKETS.search(collapsed))
 
     valid = (
         "import torch\ndef f(model: torch.nn.Module, d):\n    model.to(d)\n",
@@ -162,6 +180,22 @@ class DiscardedTensorResult(Rule):
             help=f"write `{shown} = {positions.shown(call)}`" if is_place else "use the result, or remove the statement",
             fix=_fix(flow, call, receiver, method) if is_place else None,
         )
+
+
+def _begins_a_line(text: bytes) -> bool:
+    """Whether one of the methods is called where a statement could end with it."""
+    for call in _CALL.finditer(text):
+        line = text.rfind(b"\n", 0, call.start()) + 1
+        if _LINE_START.fullmatch(text, line, call.start()):
+            return True
+    return False
+
+
+def _may_be_tensor(place: str, code: str) -> bool:
+    """Whether anything but use as a set is made of ``place``: evidence of a tensor takes another mention of it."""
+    name = re.escape(place)
+    as_a_set = rf"\b{name}\.(?:add|update|discard|remove|clear|pop)\b|\bin {name}\b|{name}\s*(?::[^=\n]*)?=\s*\w*[sS]et\b"
+    return len(re.findall(rf"(?<![\w.]){name}\b", code)) > len(re.findall(as_a_set, code))
 
 
 def _names_inplace(call: cst.Call) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from esper_guard.lint import scan
-from esper_guard.lint.masking import Masked, MaskingError, mask
 from esper_guard.lint.parse import check_syntax, parse_module, without_garbage_collection
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Finding, Rule
 from esper_guard.lint.source import Location, Source, SourceError
+
+if TYPE_CHECKING:
+    from esper_guard.lint.masking import Masked
 
 SYNTAX_ERROR = "EG001"
 UNUSED_SUPPRESSION = "EG002"
@@ -26,20 +29,11 @@ def check_bytes(path: str, data: bytes, codes: Collection[str], is_named: bool =
     """
     try:
         source = Source.from_bytes(path, data)
-        if not (is_named or may_apply(data, codes)):
-            return []
+        if is_named or (SYNTAX_ERROR in codes and scan.looks_like_python_2(data)):
+            check_syntax(source)
         return check_source(source, codes)
     except SourceError as error:
         return [unreadable(error)] if SYNTAX_ERROR in codes else []
-
-
-def may_apply(data: bytes, codes: Collection[str]) -> bool:
-    """Whether a file needs more than one look at its bytes."""
-    return bool(
-        scan.rules_hit(_rules(codes), data)
-        or (SYNTAX_ERROR in codes and scan.looks_like_python_2(data))
-        or (UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data))
-    )
 
 
 def check_source(source: Source, codes: Collection[str], sliced: bool = True) -> list[Finding]:
@@ -48,24 +42,25 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     Raises:
         SourceError: the file can't be parsed.
     """
-    check_syntax(source)
-    rules = _rules(codes)
     data = source.text.encode("utf-8", "surrogatepass")
-    hit = scan.rules_hit(rules, data) if sliced else [rule for rule in rules if rule.triggers]
-    if not hit and not scan.mentions_suppression(data):
+    rules = _rules(codes)
+    hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
+    if not hit and not (UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data)):
         return []
 
+    from esper_guard.lint.masking import MaskingError, mask
     from esper_guard.lint.suppress import Suppressions
 
     try:
         masked = mask(source.text)
     except MaskingError as error:
+        check_syntax(source)
         raise SourceError(f"the file can't be read: {error}") from None
     suppressions = Suppressions(source, masked)
     if suppressions.skip_file:
         return []
     with without_garbage_collection():
-        findings = list(_run_rules(source, masked, hit, sliced)) if hit else []
+        findings = _run_rules(source, masked, hit, sliced) if hit else []
     findings = suppressions.keep(sorted(set(findings), key=_order))
     if UNUSED_SUPPRESSION in codes:
         from esper_guard.rules.eg002_unused_suppression import UnusedSuppression
@@ -90,14 +85,20 @@ def _order(finding: Finding) -> tuple[Location, str, str]:
     return finding.location, finding.code, finding.message
 
 
-def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool) -> Iterator[Finding]:
-    from esper_guard.lint.flow import analyse
-    from esper_guard.lint.flow.positions import Positions
+def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool) -> list[Finding]:
     from esper_guard.lint.imports import names_of
     from esper_guard.lint.slices import names_in_functions, slices, whole_file
 
     names = names_of(masked.code)
-    pieces = slices(source.text, masked, names, rules) if sliced else [whole_file(source.text, rules)]
+    pieces = list(slices(source.text, masked, names, rules)) if sliced else [whole_file(source.text, rules)]
+    if not pieces:
+        return []
+    check_syntax(source)
+
+    from esper_guard.lint.flow import analyse
+    from esper_guard.lint.flow.positions import Positions
+
+    findings: list[Finding] = []
     for piece in pieces:
         module = parse_module(piece.text)
         positions = Positions(source, module, piece.first_row)
@@ -105,4 +106,5 @@ def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], slic
             used_elsewhere = names_in_functions(masked.code) if root is module else frozenset()
             flow = analyse(root, names, positions, used_elsewhere)
             for rule in piece.rules:
-                yield from rule().check(flow)
+                findings += rule().check(flow)
+    return findings

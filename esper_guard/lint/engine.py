@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from esper_guard.lint import files
-from esper_guard.lint.check import SYNTAX_ERROR, check_bytes, may_apply, unreadable
+from esper_guard.lint.check import SYNTAX_ERROR, check_bytes, unreadable
 from esper_guard.lint.files import SourceFile
 from esper_guard.lint.fix import apply_fixes
 from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source, SourceError
 
-# Below this much source to parse, starting processes costs more than it saves.
-_WORTH_PROCESSES = 1 << 20
+# Below this much source, starting processes costs more than it saves.
+_WORTH_PROCESSES = 4 << 20
+_BATCHES = 64
 _STACK = 256 << 20  # deep trees need a deep stack; the memory is only reserved
 _MAX_FIX_ROUNDS = 20
 
@@ -46,30 +47,15 @@ class FixedFile(msgspec.Struct):
 
 
 def check_files(found: Iterable[SourceFile], codes_for: CodesFor, jobs: int) -> Iterator[Report]:
-    """Check files, in the order given. Files whose bytes can't match a rule are only read; they yield nothing."""
-    waiting: list[tuple[SourceFile, frozenset[str]]] = []
-    size = 0
-    early: dict[str, Report] = {}
-    for file in found:
-        codes = codes_for(file.path)
-        try:
-            data = files.read(file.path)
-        except OSError as error:
-            early[file.path] = _failed(file.path, error.strerror or str(error), codes)
-            waiting.append((file, codes))
-            continue
-        if file.is_named or not _is_utf_8(data) or may_apply(data, codes):
-            waiting.append((file, codes))
-            size += len(data)
-    todo = [(file, codes) for file, codes in waiting if file.path not in early]
-    if jobs > 1 and size > _WORTH_PROCESSES and len(todo) > 1:
-        checked = _in_processes(todo, jobs)
+    """Check files; the reports come in the order given, and only where there is something to report."""
+    todo = [(file, codes_for(file.path)) for file in found]
+    if jobs > 1 and len(todo) > 1 and sum(_size(file.path) for file, _ in todo) > _WORTH_PROCESSES:
+        reports = _in_processes(todo, jobs)
     else:
-        checked = {report.path: report for report in with_deep_stack(lambda: [check_file(*item) for item in todo])}
-    for file, _ in waiting:
-        report = early.get(file.path) or checked[file.path]
-        if report.findings or report.crash:
-            yield report
+        reports = {report.path: report for report in with_deep_stack(lambda: _check_many(todo))}
+    for file, _ in todo:
+        if file.path in reports:
+            yield reports[file.path]
 
 
 def check_file(file: SourceFile, codes: frozenset[str]) -> Report:
@@ -145,23 +131,18 @@ def with_deep_stack(work: Callable[[], _T]) -> _T:
     return result  # type: ignore[no-any-return]
 
 
-def _is_utf_8(data: bytes) -> bool:
-    if b"\0" in data:
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _failed(path: str, why: str, codes: frozenset[str]) -> Report:
     finding = unreadable(SourceError(f"the file can't be checked: {why[:1].lower()}{why[1:]}"))
     return Report(path, [finding] if SYNTAX_ERROR in codes else [])
 
 
 def _check_many(batch: list[tuple[SourceFile, frozenset[str]]]) -> list[Report]:
-    return with_deep_stack(lambda: [check_file(*item) for item in batch])
+    reports = (check_file(*item) for item in batch)
+    return [report for report in reports if report.findings or report.crash]
+
+
+def _check_batch(batch: list[tuple[SourceFile, frozenset[str]]]) -> list[Report]:
+    return with_deep_stack(lambda: _check_many(batch))
 
 
 def _in_processes(todo: list[tuple[SourceFile, frozenset[str]]], jobs: int) -> dict[str, Report]:
@@ -170,19 +151,18 @@ def _in_processes(todo: list[tuple[SourceFile, frozenset[str]]], jobs: int) -> d
     from concurrent.futures.process import BrokenProcessPool
 
     ordered = sorted(todo, key=lambda item: -_size(item[0].path))
-    batches = [ordered[start : start + 8] for start in range(0, len(ordered), 8)]
-    done: dict[str, Report] = {}
+    batches = [ordered[start::_BATCHES] for start in range(min(_BATCHES, len(ordered)))]
+    reports: list[Report] = []
+    broken: list[tuple[SourceFile, frozenset[str]]] = []
     with ProcessPoolExecutor(min(jobs, len(batches))) as pool:
-        futures = [pool.submit(_check_many, batch) for batch in batches]
-        for future in futures:
+        futures = [pool.submit(_check_batch, batch) for batch in batches]
+        for batch, future in zip(batches, futures, strict=True):
             try:
-                done.update((report.path, report) for report in future.result())
+                reports += future.result()
             except BrokenProcessPool:
-                break
-    for file, codes in todo:
-        if file.path not in done:
-            done[file.path] = _alone(file, codes)
-    return done
+                broken += batch
+    reports += [_alone(*item) for item in broken]
+    return {report.path: report for report in reports}
 
 
 def _alone(file: SourceFile, codes: frozenset[str]) -> Report:
@@ -192,7 +172,7 @@ def _alone(file: SourceFile, codes: frozenset[str]) -> Report:
 
     try:
         with ProcessPoolExecutor(1) as pool:
-            return pool.submit(_check_many, [(file, codes)]).result()[0]
+            return pool.submit(check_file, file, codes).result()
     except BrokenProcessPool:
         return _failed(file.path, "the parser crashed on it", codes)
 

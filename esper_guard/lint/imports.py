@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 _IMPORT = re.compile(r"(?:^|[;:])[ \t\f]*import[ \t]+((?:[^\r\n;\\]|\\\r?\n)+)", re.MULTILINE)
@@ -20,18 +21,14 @@ class Names(NamedTuple):
 
     imports: Mapping[str, str]
     classes: Mapping[str, tuple[str, ...]]
-    written: frozenset[str] = frozenset()  # the local names that the file really imports
+    written: frozenset[str]  # the local names that the file really imports
+    renamed: Mapping[str, str]  # aliases of what comes from torch, to the names that a search would look for
 
     def resolve(self, dotted: str) -> str:
         """``t.nn.Linear`` to ``torch.nn.Linear`` where ``t`` is torch; unknown names stay as they are."""
         root, _, rest = dotted.partition(".")
         origin = self.imports.get(root, root)
         return f"{origin}.{rest}" if rest else origin
-
-    def renamed(self) -> dict[str, str]:
-        """Aliases of things imported from torch under another name, which a search for the name would miss."""
-        last = {alias: origin.rpartition(".")[2] for alias, origin in self.imports.items() if "torch." in origin}
-        return {alias: f".{name}" for alias, name in last.items() if alias != name}
 
 
 def names_of(code: str) -> Names:
@@ -51,9 +48,15 @@ def names_of(code: str) -> Names:
         match[1]: tuple(base.strip() for base in (match[2] or "()")[1:-1].split(",") if base.strip())
         for match in _CLASS.finditer(code)
     }
-    return Names(imports, classes, frozenset(written))
+    renamed = {
+        alias: f".{origin}"
+        for alias, origin in imports.items()
+        if origin.split(".")[0] == "torch" and origin.rpartition(".")[2] != alias
+    }
+    return Names(imports, classes, frozenset(written), renamed)
 
 
+@lru_cache(maxsize=4096)  # the same few imports stand in every file of a project
 def _aliases(names: str) -> list[tuple[str, str]]:
     pairs = (part.replace("\\", " ").split() for part in names.split(","))
     return [

@@ -6,8 +6,8 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar, Union
 
 import msgspec
 
@@ -15,6 +15,9 @@ from esper_guard.lint.source import Location
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+
+
+Trigger = Union[bytes, Callable[[bytes], bool]]
 
 
 class Severity(str, enum.Enum):
@@ -71,8 +74,8 @@ class Invalid(msgspec.Struct, frozen=True):
 class Rule:
     """One kind of mistake. A rule lives in a file of its own, whose docstring is its documentation.
 
-    ``triggers`` are regular expressions over bytes. A file, and in it a function, is parsed only where each of
-    them matches: strings and comments are blanked first, and the text always begins with a newline.
+    ``triggers`` are regular expressions, or predicates, over bytes. A file is looked at only if each of them matches
+    in it, and then parsed only where they match in one function (strings and comments are blanked by then).
     They may match too often (that costs time), never too seldom (that loses findings).
     """
 
@@ -80,9 +83,14 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     default: ClassVar[bool] = True
-    triggers: ClassVar[tuple[bytes, ...]] = ()
+    triggers: ClassVar[tuple[Trigger, ...]] = ()
     valid: ClassVar[tuple[str, ...]] = ()
     invalid: ClassVar[tuple[Invalid, ...]] = ()
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """A closer look at the masked code of one function that the triggers match, before it is parsed."""
+        return True
 
     def check(self, flow: Flow) -> Iterable[Finding]:
         """Find this mistake in one function (or in the statements of a module outside its functions)."""

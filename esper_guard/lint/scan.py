@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from esper_guard.lint.rule import Rule
+from esper_guard.lint.rule import Rule, Trigger
 
 # Statements that only Python 2 could parse. A match is a suspicion, which the parser then confirms or drops.
 _PYTHON_2 = re.compile(
@@ -16,28 +16,21 @@ _SUPPRESSION = re.compile(rb"#[ \t]*esper-guard[ \t]*:|#[ \t]*noqa[ \t]*:[^\n]*[
 
 
 @cache
-def compiled(pattern: bytes) -> re.Pattern[bytes]:
+def _compiled(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern)
 
 
-def rules_hit(rules: Iterable[type[Rule]], text: bytes) -> list[type[Rule]]:
-    """The rules whose triggers all match somewhere in ``text``."""
-    text = b"\n" + text
+def rules_hit(rules: Iterable[type[Rule]], texts: Sequence[bytes]) -> list[type[Rule]]:
+    """The rules each of whose triggers matches in one of ``texts`` (a file, or the pieces of a function)."""
     return [
         rule
         for rule in rules
-        if rule.triggers and all(compiled(trigger).search(text) for trigger in rule.triggers)
+        if rule.triggers and all(any(_matches(trigger, text) for text in texts) for trigger in rule.triggers)
     ]
 
 
-def rules_hit_in(rules: Sequence[type[Rule]], texts: Sequence[bytes]) -> list[type[Rule]]:
-    """The same over several pieces: each trigger may match in a piece of its own."""
-    texts = [b"\n" + text for text in texts]
-    return [
-        rule
-        for rule in rules
-        if all(any(compiled(trigger).search(text) for text in texts) for trigger in rule.triggers)
-    ]
+def _matches(trigger: Trigger, text: bytes) -> bool:
+    return _compiled(trigger).search(text) is not None if isinstance(trigger, bytes) else trigger(text)
 
 
 def looks_like_python_2(data: bytes) -> bool:

@@ -7,14 +7,14 @@ columns of a slice are those of the file, once ``first_row`` is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from esper_guard.lint.imports import Names
 from esper_guard.lint.masking import Masked
 from esper_guard.lint.rule import Rule
-from esper_guard.lint.scan import rules_hit_in
+from esper_guard.lint.scan import rules_hit
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -51,19 +51,27 @@ class Slice(NamedTuple):
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
     functions = list(outermost_functions(masked.code))
-    renamed = names.renamed()
     for function in functions:
-        hit = rules_hit_in(rules, _code(text, masked, renamed, function.start, function.end))
+        hit = _applicable(rules, text, masked, names, [(function.start, function.end)])
         if hit:
             yield function_slice(text, function, hit)
-    if not functions:
-        yield Slice(text, 0, "module", rules)
-        return
-    gaps = _gaps(functions, len(text))
-    outside = [piece for start, end in gaps for piece in _code(text, masked, renamed, start, end)]
-    hit = rules_hit_in(rules, [b"\n".join(outside)])
+    hit = _applicable(rules, text, masked, names, list(_gaps(functions, len(text))))
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
+
+
+def _applicable(
+    rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
+) -> list[type[Rule]]:
+    """The rules that could find something in these parts of a file, taken together."""
+    code = "".join(masked.code[start:end] for start, end in spans)
+    pieces = [code]
+    for first, last in masked.interpolations:
+        if any(start <= first < end for start, end in spans):
+            pieces.append(text[first:last])
+    pieces += [origin for alias, origin in names.renamed.items() if any(alias in piece for piece in pieces)]
+    hit = rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
+    return [rule for rule in hit if rule.may_apply(code)]
 
 
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:
@@ -136,14 +144,6 @@ def _gaps(functions: Sequence[Function], length: int) -> Iterator[tuple[int, int
         yield start, function.body
         start = function.end
     yield start, length
-
-
-def _code(text: str, masked: Masked, renamed: Mapping[str, str], start: int, end: int) -> list[bytes]:
-    """What triggers look at between two offsets: the code, each f-string, and the true names of renamed imports."""
-    pieces = [masked.code[start:end]]
-    pieces += [text[span.start : span.end] for span in masked.interpolations if start <= span.start < end]
-    pieces += [origin for alias, origin in renamed.items() if any(alias in piece for piece in pieces)]
-    return [piece.encode("utf-8", "surrogatepass") for piece in pieces]
 
 
 def _lone_returns(text: str, end: int) -> int:

@@ -89,7 +89,12 @@ class Expressions:
         written = evidence.dotted(node)
         if written and written.partition(".")[0] in self.names.imports and "." in written:
             return None  # an attribute of a module
-        return place_of(node, lambda name: self._load((name,), NOTHING))
+        return place_of(node, self._index_value)
+
+    def _index_value(self, name: str) -> Value:
+        value = self._load((name,), NOTHING)
+        self.values.in_places.add(value)
+        return value
 
     def _attribute(self, node: cst.Attribute) -> Value:
         base = self.evaluate(node.value, node)

@@ -109,6 +109,7 @@ class Values:
         self._made: dict[tuple[object, object], Value] = {}
         self.merged_into: dict[Value, set[Value]] = {}
         self.in_conditions: set[Value] = set()
+        self.in_places: set[Value] = set()
 
     def of(self, node: object, label: object = None) -> Value:
         return self.made(node, label)[0]
@@ -183,7 +184,9 @@ class State:
 
     def is_live(self, value: Value) -> bool:
         """Whether some place holds ``value``, is indexed by it, or keeps a test of it."""
-        if any(held is value or value in place for place, held in self.places.items()):
+        if value in self.places.values():
+            return True
+        if value in self.values.in_places and any(value in place for place in self.places):
             return True
         return value in self.values.in_conditions and any(
             known.condition is not None and value in values_in(known.condition) for known in self.facts.values()
@@ -221,8 +224,9 @@ class State:
 
     def retire(self, value: Value, keep: Place | None = None) -> None:
         """``value`` is about to be made anew: who still holds the old one holds something else, of equal facts."""
-        for place in [p for p in self.places if value in p]:
-            del self.places[place]
+        if value in self.values.in_places:
+            for place in [p for p in self.places if value in p]:
+                del self.places[place]
         holders = [p for p, held in self.places.items() if held is value and p != keep]
         facts = self.facts_of(value)
         for place in holders:
@@ -232,6 +236,8 @@ class State:
             self.places[place] = lost  # before the recursion, which then can't meet this holder again
             self.retire(lost, keep=place)
             self.know(lost, facts)
+        if value not in self.values.in_conditions:
+            return
         for other, known in list(self.facts.items()):
             if known.condition is not None and value in values_in(known.condition):
                 self.know(other, known._replace(condition=None))
