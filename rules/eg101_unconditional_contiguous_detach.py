@@ -86,7 +86,7 @@ class UnconditionalContiguousDetach(Rule):
     code = "EG101"
     name = "unconditional-contiguous-detach"
     severity = Severity.WARNING
-    triggers = (rb"contiguous|memory_format", rb"detach|\.\s*data\b")
+    triggers = (rb"\.\s*contiguous\b|\bcontiguous_format\b", rb"\bdetach|\.\s*data\b")
 
     valid = (
         "def f(x):\n    return x.detach()\n",

@@ -85,8 +85,9 @@ _IN_BRACKETS = re.compile(r"(?:^|[;:])[ \t]*\0[ \t]*(?:;|$)", re.MULTILINE)
 _SET_ADD = re.compile(rf"(?:^|[;:])[ \t]*({_PLACE})\.add[ \t]*\(", re.MULTILINE)
 _DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
+# Context managers under which a call is made to see it fail or to be recorded.
 _ON_PURPOSE = re.compile(
-    r"raises|assert|warn|profil|trace|tracing|record|capture|count|flop|graph|timer|timeit|fails|benchmark|(?<!inference_)mode",
+    r"raises|assert|warns|profil|trace|tracing|record|capture|count|flop|timer|timeit|fails|benchmark|Mode\b",
     re.IGNORECASE,
 )
 
@@ -213,8 +214,9 @@ def _is_on_purpose(flow: Flow, statement: cst.Expr, receiver: cst.BaseExpression
         if isinstance(ancestor, (cst.Try, cst.TryStar)) and child is ancestor.body and ancestor.handlers:
             return True
         if isinstance(ancestor, cst.With):
-            managers = (flow.positions.one_line(item.item) for item in ancestor.items)
-            if any(_ON_PURPOSE.search(manager) for manager in managers):
+            managers = (item.item.func if isinstance(item.item, cst.Call) else item.item for item in ancestor.items)
+            names = (flow.positions.one_line(manager) for manager in managers)
+            if any(_ON_PURPOSE.search(name) and "inference_mode" not in name for name in names):
                 return True
         if isinstance(ancestor, cst.FunctionDef):
             break

@@ -45,7 +45,7 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     data = source.text.encode("utf-8", "surrogatepass")
     rules = _rules(codes)
     hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
-    if not hit and not (UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data)):
+    if not hit and not (UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())):
         return []
 
     from esper_guard.lint.masking import MaskingError, mask

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-_IMPORT = re.compile(r"(?:^|[;:])[ \t\f]*import[ \t]+((?:[^\r\n;\\]|\\\r?\n)+)", re.MULTILINE)
-_FROM = re.compile(
-    r"(?:^|[;:])[ \t\f]*from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|(?:[^\r\n;\\]|\\\r?\n)+)", re.MULTILINE
-)
+_IMPORT = re.compile(r"\bimport[ \t]*(\([^)]*\)|(?:[^\r\n;\\]|\\\r?\n)+)")
+_FROM = re.compile(r"(?:^|[\n;:])[ \t\f]*from[ \t]+([.\w]+)[ \t]+(?:\\\r?\n)?[ \t]*\Z")
 _CLASS = re.compile(r"^[ \t\f]*class[ \t]+(\w+)[ \t]*(?:\[[^\]]*\][ \t]*)?(\([^)]*\))?", re.MULTILINE)
 # What people call these modules, where a snippet leaves its imports out.
 _CONVENTIONS = {"torch": "torch", "np": "numpy", "numpy": "numpy"}
@@ -36,14 +34,16 @@ def names_of(code: str) -> Names:
     imports = dict(_CONVENTIONS)
     written: set[str] = set()
     for match in _IMPORT.finditer(code):
-        for origin, alias in _aliases(match[1]):
+        line = code.rfind("\n", 0, match.start()) + 1
+        origin_module = _FROM.search(code, max(0, line - 200), match.start())
+        for origin, alias in _aliases(match[1].strip("()")):
             root = origin.partition(".")[0]
-            imports[alias or root] = origin if alias else root
-            written.add(alias or root)
-    for match in _FROM.finditer(code):
-        for origin, alias in _aliases(match[2].strip("()")):
-            imports[alias or origin] = f"{match[1]}.{origin}"
-            written.add(alias or origin)
+            if origin_module is not None:
+                name, full = alias or origin, f"{origin_module[1]}.{origin}"
+            else:
+                name, full = alias or root, origin if alias else root
+            imports[name] = full
+            written.add(name)
     classes = {
         match[1]: tuple(base.strip() for base in (match[2] or "()")[1:-1].split(",") if base.strip())
         for match in _CLASS.finditer(code)

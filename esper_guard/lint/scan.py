@@ -8,11 +8,17 @@ from functools import cache
 
 from esper_guard.lint.rule import Rule, Trigger
 
-# Statements that only Python 2 could parse. A match is a suspicion, which the parser then confirms or drops.
-_PYTHON_2 = re.compile(
-    rb"\n[ \t]*(?:print[ \t]+[\"'\w%]|exec[ \t]+[\"'\w]|raise[ \t]+[\w.]+[ \t]*,|except[ \t]+[\w.]+[ \t]*,[ \t]*\w+[ \t]*:)"
+# Statements that only Python 2 could parse, where they begin a line. A match is a suspicion, which the parser confirms.
+_PYTHON_2 = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rb"print[ \t]+[\"'\w%]",
+        rb"exec[ \t]+[\"'\w]",
+        rb"raise[ \t]+[\w.]+[ \t]*,",
+        rb"except[ \t]+[\w.]+[ \t]*,[ \t]*\w+[ \t]*:",
+    )
 )
-_SUPPRESSION = re.compile(rb"#[ \t]*esper-guard[ \t]*:|#[ \t]*noqa[ \t]*:[^\n]*[A-Z]+[0-9]+", re.IGNORECASE)
+_SUPPRESSION = re.compile(rb"#[ \t]*esper-guard[ \t]*:|#[ \t]*noqa[ \t]*:[^\n]*[A-Z]+[0-9]", re.IGNORECASE)
 
 
 @cache
@@ -34,8 +40,17 @@ def _matches(trigger: Trigger, text: bytes) -> bool:
 
 
 def looks_like_python_2(data: bytes) -> bool:
-    return _PYTHON_2.search(b"\n" + data) is not None
+    for pattern in _PYTHON_2:
+        for match in pattern.finditer(data):
+            line = max(data.rfind(b"\n", 0, match.start()), data.rfind(b"\r", 0, match.start())) + 1
+            if not data[line : match.start()].strip():
+                return True
+    return False
 
 
-def mentions_suppression(data: bytes) -> bool:
+def mentions_suppression(data: bytes, rules: Iterable[type[Rule]]) -> bool:
+    """Whether a comment might silence a rule of ours, by its code or by our name."""
+    prefixes = {rule.code.rstrip("0123456789").encode() for rule in rules}
+    if not any(word in data for word in (b"esper-guard", b"ESPER-GUARD", *prefixes)):
+        return False
     return _SUPPRESSION.search(data) is not None

@@ -7,6 +7,7 @@ columns of a slice are those of the file, once ``first_row`` is added.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -66,9 +67,10 @@ def _applicable(
     """The rules that could find something in these parts of a file, taken together."""
     code = "".join(masked.code[start:end] for start, end in spans)
     pieces = [code]
-    for first, last in masked.interpolations:
-        if any(start <= first < end for start, end in spans):
-            pieces.append(text[first:last])
+    for start, end in spans:
+        first = bisect_left(masked.interpolations, (start, start))
+        last = bisect_left(masked.interpolations, (end, end))
+        pieces += [text[span.start : span.end] for span in masked.interpolations[first:last]]
     pieces += [origin for alias, origin in names.renamed.items() if any(alias in piece for piece in pieces)]
     hit = rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
     return [rule for rule in hit if rule.may_apply(code)]

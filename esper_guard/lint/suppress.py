@@ -13,7 +13,7 @@ from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source
 from esper_guard.nearest import did_you_mean
 
-_CODE = r"[A-Za-z]+[0-9]+"
+_CODE = r"(?-i:[A-Z]+[0-9]+)"
 _NOQA = re.compile(rf"#\s*noqa(?P<codes>\s*:\s*(?P<list>{_CODE}(?:[\s,]+{_CODE})*))?", re.IGNORECASE)
 _OURS = re.compile(
     r"#\s*esper-guard\s*:\s*(?P<kind>ignore-file|ignore)\b(?P<codes>\s*\[(?P<list>[^\]]*)\])?", re.IGNORECASE

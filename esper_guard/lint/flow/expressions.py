@@ -57,7 +57,7 @@ class Expressions:
 
     def _parts(self, node: cst.BaseExpression) -> Value:
         """Literals, containers, f-strings and whatever Python gets next: evaluate what stands in it."""
-        for child in node.children:
+        for child in _children(node):
             self._part(child, node)
         is_plain = isinstance(node, _NEVER_A_TENSOR)
         return self.state.fresh(node, evidence.OTHER if is_plain else NOTHING)
@@ -65,10 +65,10 @@ class Expressions:
     def _part(self, child: cst.CSTNode, parent: cst.CSTNode) -> None:
         if isinstance(child, cst.BaseExpression):
             self.evaluate(child, parent)
-        elif not isinstance(child, (cst.BaseParenthesizableWhitespace, cst.LeftParen, cst.RightParen)):
-            self.flow.parents[child] = parent
-            for grandchild in child.children:
-                self._part(grandchild, child)
+            return
+        self.flow.parents[child] = parent
+        for grandchild in _children(child):
+            self._part(grandchild, child)
 
     def _name(self, node: cst.Name) -> Value:
         return self._load((node.value,), NOTHING)
@@ -494,6 +494,45 @@ def _mentions_loader(node: cst.BaseExpression) -> bool:
 
 def _is_super(node: cst.BaseExpression) -> bool:
     return isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "super"
+
+
+# Where expressions stand in a node: LibCST's own ``children`` visits whitespace as well, at ten times the cost.
+_FIELDS: dict[type[cst.CSTNode], tuple[str, ...]] = {
+    cst.Tuple: ("elements",),
+    cst.List: ("elements",),
+    cst.Set: ("elements",),
+    cst.Dict: ("elements",),
+    cst.Element: ("value",),
+    cst.DictElement: ("key", "value"),
+    cst.StarredElement: ("value",),
+    cst.StarredDictElement: ("value",),
+    cst.SubscriptElement: ("slice",),
+    cst.Index: ("value",),
+    cst.Slice: ("lower", "upper", "step"),
+    cst.FormattedString: ("parts",),
+    cst.FormattedStringText: (),
+    cst.FormattedStringExpression: ("expression", "format_spec"),
+    cst.ConcatenatedString: ("left", "right"),
+    cst.SimpleString: (),
+    cst.Integer: (),
+    cst.Float: (),
+    cst.Imaginary: (),
+    cst.Ellipsis: (),
+}
+
+
+def _children(node: cst.CSTNode) -> Sequence[cst.CSTNode]:
+    fields = _FIELDS.get(type(node))
+    if fields is None:
+        return [c for c in node.children if not isinstance(c, cst.BaseParenthesizableWhitespace)]
+    found: list[cst.CSTNode] = []
+    for field in fields:
+        value = getattr(node, field)
+        if isinstance(value, (list, tuple)):
+            found += value
+        elif value is not None:
+            found.append(value)
+    return found
 
 
 _NEVER_A_TENSOR = (

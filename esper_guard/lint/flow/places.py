@@ -29,8 +29,10 @@ def _key(node: cst.Subscript, value_of_name: Callable[[str], Value]) -> str | Va
     index = node.slice[0].slice.value
     if isinstance(index, cst.Name):
         return value_of_name(index.value)
-    if isinstance(index, (cst.Integer, cst.SimpleString)):
-        return f"[{index.evaluated_value!r}]"
+    if isinstance(index, cst.Integer):
+        return f"[{index.value}]"
+    if isinstance(index, cst.SimpleString):
+        return f"['{index.raw_value}']"
     if isinstance(index, cst.UnaryOperation) and isinstance(index.expression, cst.Integer):
-        return f"[-{index.expression.evaluated_value!r}]" if isinstance(index.operator, cst.Minus) else None
+        return f"[-{index.expression.value}]" if isinstance(index.operator, cst.Minus) else None
     return None
