@@ -86,7 +86,7 @@ class UnconditionalContiguousDetach(Rule):
     code = "EG101"
     name = "unconditional-contiguous-detach"
     severity = Severity.WARNING
-    triggers = (rb"\.\s*contiguous\b|\bcontiguous_format\b", rb"\bdetach|\.\s*data\b")
+    triggers = (rb"\.\s*contiguous\b|\bcontiguous_format\b", rb"\.\s*(?:detach|data\b)|(?<!def )\bdetach_?\s*\(|\bdetach\s+as\b")
 
     valid = (
         "def f(x):\n    return x.detach()\n",

@@ -5,13 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_START = re.compile(
-    r"""
-    (?P<comment>\#[^\r\n]*)
-    | (?P<prefix>\b[A-Za-z]{1,2})?(?P<quote>\"{3}|'{3}|\"|')
-    """,
-    re.VERBOSE,
-)
+_START = re.compile(r"""\#[^\r\n]*|"{3}|'{3}|"|'""")
+_PREFIX = re.compile(r"(?<!\w)[A-Za-z]{1,2}\Z")
 _STRING_PREFIXES = frozenset(("r", "b", "u", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"))
 _REST = {
     '"""': re.compile(r'[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""', re.DOTALL),
@@ -53,27 +48,33 @@ def mask(text: str) -> Masked:
     comments: list[Span] = []
     interpolations: list[Span] = []
     done = 0
-    match = _START.search(text)
-    while match:
-        start = match.start()
-        if match["comment"] is not None:
+    while match := _START.search(text, done):
+        start, token = match.start(), match.group()
+        if token[0] == "#":
             end = match.end()
             filler = " " * (end - start)
             comments.append(Span(start, end))
         else:
-            prefix = (match["prefix"] or "").lower()
-            if prefix not in _STRING_PREFIXES:
-                start, prefix = match.start("quote"), ""
-            end = _string_end(text, match.end(), match["quote"], prefix)
+            prefix = _prefix_before(text, start, done)
+            start -= len(prefix)
+            end = _string_end(text, match.end(), token, prefix)
             filler = '"' + "_" * (end - start - 2) + '"'
             if "f" in prefix or "t" in prefix:
                 interpolations.append(Span(start, end))
         pieces.append(text[done:start])
         pieces.append(filler)
         done = end
-        match = _START.search(text, end)
     pieces.append(text[done:])
     return Masked("".join(pieces), comments, interpolations)
+
+
+def _prefix_before(text: str, quote: int, first: int) -> str:
+    """The letters of a string's prefix, lower case; ``first`` is where the code before it begins."""
+    if quote == first or not text[quote - 1].isalpha():
+        return ""
+    match = _PREFIX.search(text, max(first, quote - 3), quote)
+    prefix = match.group().lower() if match else ""
+    return prefix if prefix in _STRING_PREFIXES else ""
 
 
 def _string_end(text: str, start: int, quote: str, prefix: str) -> int:
@@ -108,9 +109,7 @@ def _field_end(text: str, position: int, quote: str) -> int:
         elif token[0] in ")]}":
             depth -= 1
         elif token[0] in "\"'":
-            prefix = re.search(r"[A-Za-z]{0,2}\Z", text[max(0, stop.start() - 2) : stop.start()])
-            name = prefix.group().lower() if prefix else ""
-            position = _string_end(text, position, token, name if name in _STRING_PREFIXES else "")
+            position = _string_end(text, position, token, _prefix_before(text, stop.start(), 0))
         elif token == ":" and depth == 0:
             return _format_spec_end(text, position, quote)
     raise MaskingError(f"unterminated replacement field at offset {position}")

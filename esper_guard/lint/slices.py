@@ -51,12 +51,13 @@ class Slice(NamedTuple):
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
-    functions = list(outermost_functions(masked.code))
+    rules = _hit(rules, text, masked, names, [(0, len(text))])
+    functions = list(outermost_functions(masked.code)) if rules else []
     for function in functions:
         hit = _applicable(rules, text, masked, names, [(function.start, function.end)])
         if hit:
             yield function_slice(text, function, hit)
-    hit = _applicable(rules, text, masked, names, list(_gaps(functions, len(text))))
+    hit = _applicable(rules, text, masked, names, list(_gaps(functions, len(text)))) if rules else []
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
 
@@ -65,6 +66,15 @@ def _applicable(
     rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
 ) -> list[type[Rule]]:
     """The rules that could find something in these parts of a file, taken together."""
+    hit = _hit(rules, text, masked, names, spans)
+    code = "".join(masked.code[start:end] for start, end in spans) if hit else ""
+    return [rule for rule in hit if rule.may_apply(code)]
+
+
+def _hit(
+    rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
+) -> list[type[Rule]]:
+    """The rules whose triggers match in the code, the f-strings, or the true names of renamed imports."""
     code = "".join(masked.code[start:end] for start, end in spans)
     pieces = [code]
     for start, end in spans:
@@ -72,8 +82,7 @@ def _applicable(
         last = bisect_left(masked.interpolations, (end, end))
         pieces += [text[span.start : span.end] for span in masked.interpolations[first:last]]
     pieces += [origin for alias, origin in names.renamed.items() if any(alias in piece for piece in pieces)]
-    hit = rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
-    return [rule for rule in hit if rule.may_apply(code)]
+    return rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
 
 
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:
