@@ -110,7 +110,8 @@ def _parse(path: str, data: bytes) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        document: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        return document
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
@@ -140,7 +141,10 @@ def _validated(path: str, text: str, table: Mapping[str, Any], in_project: bool)
 
 
 def _choices(key: str) -> list[str]:
-    return {"output-format": ["full", "concise", "json"], "assume-channels-last": ["auto", "true", "false"]}.get(key, [])
+    return {
+        "output-format": ["full", "concise", "json"],
+        "assume-channels-last": ["auto", "true", "false"],
+    }.get(key, [])
 
 
 def _line_of(text: str, key: str, in_project: bool) -> int:

@@ -38,7 +38,9 @@ class FormatAwareSlot(CopyingSlot):
     """Copies only what is in neither of the two dense formats: silent."""
 
     def forward(self, host_features: torch.Tensor) -> torch.Tensor:
-        dense = host_features.is_contiguous() or host_features.is_contiguous(memory_format=torch.channels_last)
+        dense = host_features.is_contiguous() or host_features.is_contiguous(
+            memory_format=torch.channels_last
+        )
         seed_input = host_features.detach() if dense else host_features.contiguous().detach()
         return host_features + self.seed(seed_input)
 

@@ -26,10 +26,13 @@ _GROWING = frozenset("add append appendleft extend insert put put_nowait setdefa
 _MODULES = frozenset("numpy cupy jax ctypes pickle PIL cv2 safetensors onnx onnxruntime tensorrt".split())
 _NATIVE = frozenset("_C _ext ext_module _cuda _cpp".split())
 _FUNCTIONS = re.compile(
-    r"(?:save|dump|serial|dlpack|asarray|from_buffer|frombuffer|memoryview|to_bytes|tobytes|export)", re.IGNORECASE
+    r"(?:save|dump|serial|dlpack|asarray|from_buffer|frombuffer|memoryview|to_bytes|tobytes|export)",
+    re.IGNORECASE,
 )
 _NATIVE_NAME = re.compile(r"(?:_cuda|_cpp|_ext|_kernel)\Z")
-_EXPORTING = re.compile(r"save|dump|seriali[sz]|export|state_dict|checkpoint|dlpack|numpy|onnx", re.IGNORECASE)
+_EXPORTING = re.compile(
+    r"save|dump|seriali[sz]|export|state_dict|checkpoint|dlpack|numpy|onnx", re.IGNORECASE
+)
 
 
 def needs_contiguous(flow: Flow, node: cst.BaseExpression) -> bool:

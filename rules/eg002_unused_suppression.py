@@ -80,16 +80,14 @@ class UnusedSuppression(Rule):
         Invalid("# esper-guard: ignore-file[EG101]\ny = x.detach()\n", fixed="y = x.detach()\n"),
     )
 
-    @classmethod
-    def find(
-        cls, source: Source, suppressions: Suppressions, known: Collection[str], checked: Collection[str]
+    def check_suppressions(
+        self, source: Source, suppressions: Suppressions, known: Collection[str], checked: Collection[str]
     ) -> Iterator[Finding]:
-        """The idle comments of one file, once every other rule has run."""
         for suppression, idle, why in suppressions.unused(known, checked):
             yield Finding(
-                cls.code,
-                cls.name,
-                cls.severity,
+                self.code,
+                self.name,
+                self.severity,
                 f"unused suppression: {why}",
                 source.location(suppression.start),
                 source.location(suppression.end),

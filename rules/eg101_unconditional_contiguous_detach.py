@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
-    from esper_guard.rules._chains import Copy
+
+    from ._chains import Copy
 
 # Operations that leave the layout as it is: a copy made before them is as avoidable as one made right before detach().
 _BETWEEN = frozenset(
@@ -86,7 +87,10 @@ class UnconditionalContiguousDetach(Rule):
     code = "EG101"
     name = "unconditional-contiguous-detach"
     severity = Severity.WARNING
-    triggers = (rb"\.\s*contiguous\b|\bcontiguous_format\b", rb"\.\s*(?:detach|data\b)|(?<!def )\bdetach_?\s*\(|\bdetach\s+as\b")
+    triggers = (
+        rb"\.\s*contiguous\b|\bcontiguous_format\b",
+        rb"\.\s*(?:detach|data\b)|(?<!def )\bdetach_?\s*\(|\bdetach\s+as\b",
+    )
 
     valid = (
         "def f(x):\n    return x.detach()\n",
@@ -104,8 +108,7 @@ class UnconditionalContiguousDetach(Rule):
         "def f(x, n):\n    return x.contiguous().detach().view(n, -1)\n",
         "def f(x):\n    return launch(x.contiguous().detach().data_ptr())\n",
         "import torch\ndef f(x, path):\n    y = x.contiguous().detach()\n    torch.save({'x': y}, path)\n",
-        "from safetensors.torch import save_file\ndef f(sd):\n"
-        "    save_file({k: v.contiguous().detach() for k, v in sd.items()}, 'x')\n",
+        "from safetensors.torch import save_file as s\ndef f(d):\n    s({k: v.contiguous().detach() for k, v in d})\n",
         "def f(x):\n    b, n, c = x.shape\n    return x.contiguous().detach()\n",
         "def f(x):\n    assert x.dim() == 3\n    return x.contiguous().detach()\n",
         "def f(x):\n    y = x.contiguous()\n    return y, y.detach()\n",
@@ -165,7 +168,7 @@ class UnconditionalContiguousDetach(Rule):
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from esper_guard.rules._chains import as_copy
+        from ._chains import as_copy
 
         for call in flow.calls:
             copy = as_copy(flow, call)
@@ -182,7 +185,9 @@ class UnconditionalContiguousDetach(Rule):
         chain = _chain(flow, copy.call, detached)
         start, end = positions.span(chain or copy.call)
         receiver, shown = positions.shown(copy.receiver), positions.shown(chain or copy.call)
-        useless = copy.method != "clone" and Test("contiguous_format", True) in flow.facts(copy.receiver).tests
+        useless = (
+            copy.method != "clone" and Test("contiguous_format", True) in flow.facts(copy.receiver).tests
+        )
         if useless:
             message = f"`{shown}`: `{copy.method}` does nothing here, `{receiver}` is contiguous on every path to it"
             advice = f"write `{receiver}.detach()`; if the copy was meant, the test is the wrong way round"
@@ -230,8 +235,8 @@ def _is_from_state_dict(flow: Flow, receiver: cst.BaseExpression) -> bool:
 
 def _only_detached(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpression]:
     """Every expression that detaches the value of ``node``; empty if anything else is done with it."""
-    from esper_guard.rules._chains import attribute_read, memory_format_argument, method_called_on
-    from esper_guard.rules._needs import needs_contiguous
+    from ._chains import attribute_read, memory_format_argument, method_called_on
+    from ._needs import needs_contiguous
 
     found: list[cst.BaseExpression] = []
     waiting, seen = [node], {node}
@@ -245,7 +250,11 @@ def _only_detached(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpress
                 found.append(read)
             elif called and called[0] in ("detach", "detach_"):
                 found.append(called[1])
-            elif called and called[0] in _BETWEEN and memory_format_argument(list(called[1].args), called[0]) is None:
+            elif (
+                called
+                and called[0] in _BETWEEN
+                and memory_format_argument(list(called[1].args), called[0]) is None
+            ):
                 if called[1] not in seen:
                     seen.add(called[1])
                     waiting.append(called[1])
@@ -273,7 +282,9 @@ def _removal(flow: Flow, copy: Copy) -> Edit | None:
     if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
         receiver_start, receiver_end = positions.span(copy.receiver)
         before, after = text[start:receiver_start], text[receiver_end:end]
-        return None if "#" in before + after else positions.edit(start, end, text[receiver_start:receiver_end])
+        return (
+            None if "#" in before + after else positions.edit(start, end, text[receiver_start:receiver_end])
+        )
     if _is_rebinding(flow, copy):
         return None
     start = positions.span(copy.call.func.dot)[0]

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
 
+
 class NoopContiguityGuard(Rule):
     """Compares the two sides of each guarded copy: without ``.contiguous()`` they must be the same."""
 

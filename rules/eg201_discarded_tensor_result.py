@@ -59,9 +59,7 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
 
-_CONVERSIONS = (
-    "to|type|type_as|float|half|double|bfloat16|int|long|short|bool|byte|char|cfloat|cdouble|cuda|xpu|detach|contiguous"
-)
+_CONVERSIONS = "to|type|type_as|float|half|double|bfloat16|int|long|short|bool|byte|char|cfloat|cdouble|cuda|xpu|detach|contiguous"
 _SHAPES = (
     "view|view_as|reshape|reshape_as|permute|transpose|t|squeeze|unsqueeze|flatten|unflatten|expand|expand_as|repeat|"
     "swapaxes|swapdims|movedim|moveaxis|flip|roll|repeat_interleave"
@@ -72,17 +70,28 @@ _VALUES = (
     "cumsum|tril|triu"
 )
 _METHOD = rf"[ \t]*\.[ \t]*(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})[ \t]*"
-_CALL = re.compile(rf"{_METHOD}\(".encode())
+_CALL = re.compile(rf"{_METHOD}\(".removeprefix(r"[ \t]*").encode())
 _PLACE = r"[A-Za-z_]\w*(?:\.\w+|\[[^\]\n]*\])*"
 # What may stand between the start of a line and the method: a place, a call, the end of a chain, another statement.
 _LINE_START = re.compile(
-    rf"[ \t]*(?:{_PLACE}|[\w.\[\]]*\([^\n]*\)|[)\]}}]*|[^\n]*[;:][ \t]*{_PLACE}(?:\([^\n]*\))?)".encode()
+    rf"[ \t]*(?:{_PLACE}|[\w.\[\]]*\([^\n]*\)|[)\]}}]*|[^\n]*[;:][ \t]*{_PLACE}(?:\([^\n]*\))?)[ \t]*".encode()
 )
 # Masked code with its brackets collapsed: a statement that is nothing but a chain ending in one of the methods.
 _BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
-_STATEMENT = re.compile(rf"(?:^|[;:])[ \t]*(?:\w+|\0)(?:[ \t]*\.[ \t]*\w+|\0)*{_METHOD}\0[ \t]*(?:;|$)", re.MULTILINE)
+_STATEMENT = re.compile(
+    rf"(?:^|[;:])[ \t]*(?:\w+|\0)(?:[ \t]*\.[ \t]*\w+|\0)*{_METHOD}\0[ \t]*(?:;|$)", re.MULTILINE
+)
 _IN_BRACKETS = re.compile(r"(?:^|[;:])[ \t]*\0[ \t]*(?:;|$)", re.MULTILINE)
 _SET_ADD = re.compile(rf"(?:^|[;:])[ \t]*({_PLACE})\.add[ \t]*\(", re.MULTILINE)
+# Without one of these words there is no evidence of a tensor.
+_EVIDENCE = "|".join(
+    """
+    [tT]ensor torch loader functional grad\\b unsqueeze permute masked_ repeat_interleave requires_grad_ contiguous expand_as
+    view_as detach_ zero_ fill_ input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps addcmul
+    addcdiv addmm baddbmm bfloat16_ \\bbmm clamp_ copy_ data_ptr div_ exp_ index_ log_softmax logical_not mul_ new_empty
+    new_full new_ones new_zeros normal_ pin_memory rsqrt scatter_ sub_ uniform_
+    """.split()
+).encode()
 _DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 # Context managers under which a call is made to see it fail or to be recorded.
@@ -98,11 +107,7 @@ class DiscardedTensorResult(Rule):
     code = "EG201"
     name = "discarded-tensor-result"
     severity = Severity.ERROR
-    triggers = (
-        lambda text: _begins_a_line(text),
-        rb"[tT]ensor|torch|unsqueeze|permute|masked_fill|repeat_interleave|requires_grad_|loader|functional|grad\b"
-        rb"|input_ids|attention_mask|pixel_values|last_hidden_state|timesteps|contiguous|expand_as|detach_|zero_|fill_",
-    )
+    triggers = (lambda text: _begins_a_line(text), _EVIDENCE)
 
     @classmethod
     def may_apply(cls, code: str) -> bool:
@@ -136,7 +141,9 @@ class DiscardedTensorResult(Rule):
         Invalid("import torch\ndef f(x: torch.Tensor):\n    x.detach()\n    return x\n"),
         Invalid("from torch import Tensor\ndef f(x: Tensor | None, d):\n    x.to(d)\n    return x\n"),
         Invalid("import torch\ndef f(x, d):\n    if isinstance(x, torch.Tensor):\n        x.to(d)\n"),
-        Invalid("import torch.nn.functional as F\ndef f(x, d):\n    y = F.relu(x).view(3, 4)\n    y.to(d)\n    return y\n"),
+        Invalid(
+            "import torch.nn.functional as F\ndef f(x, d):\n    y = F.relu(x).view(3, 4)\n    y.to(d)\n    return y\n"
+        ),
         Invalid("def f(x, d):\n    y = x.unsqueeze(0)\n    y.half()\n    return y\n"),
         Invalid("import torch\ndef f(x, y):\n    z = torch.cos(y) * x - 1\n    z.detach()\n    return z\n"),
         Invalid("import torch\ndef f(self):\n    self.w = torch.ones(3)\n    self.w.float()\n"),
@@ -146,7 +153,9 @@ class DiscardedTensorResult(Rule):
         ),
         Invalid("import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n"),
         Invalid("import torch\ndef f(x: torch.Tensor):\n    x.permute(0, 2, 1).contiguous()\n    return x\n"),
-        Invalid("import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n"),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n"
+        ),
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
@@ -178,7 +187,9 @@ class DiscardedTensorResult(Rule):
             f"`{positions.shown(call)}` does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
             positions.source.location(start),
             positions.source.location(end),
-            help=f"write `{shown} = {positions.shown(call)}`" if is_place else "use the result, or remove the statement",
+            help=f"write `{shown} = {positions.shown(call)}`"
+            if is_place
+            else "use the result, or remove the statement",
             fix=_fix(flow, call, receiver, method) if is_place else None,
         )
 
@@ -214,7 +225,9 @@ def _is_on_purpose(flow: Flow, statement: cst.Expr, receiver: cst.BaseExpression
         if isinstance(ancestor, (cst.Try, cst.TryStar)) and child is ancestor.body and ancestor.handlers:
             return True
         if isinstance(ancestor, cst.With):
-            managers = (item.item.func if isinstance(item.item, cst.Call) else item.item for item in ancestor.items)
+            managers = (
+                item.item.func if isinstance(item.item, cst.Call) else item.item for item in ancestor.items
+            )
             names = (flow.positions.one_line(manager) for manager in managers)
             if any(_ON_PURPOSE.search(name) and "inference_mode" not in name for name in names):
                 return True
@@ -229,11 +242,9 @@ def _fix(flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) 
     import libcst as cst
 
     positions = flow.positions
-    start, end = positions.span(call)
+    start, _ = positions.span(call)
     if method not in _CONVERSIONS.split("|") or "\n" in positions.text(call) or call.lpar:
         return None
     if not isinstance(receiver, (cst.Name, cst.Attribute)):
         return None
-    return Fix(
-        "Assign the result", False, (positions.edit(start, start, f"{positions.text(receiver)} = "),)
-    )
+    return Fix("Assign the result", False, (positions.edit(start, start, f"{positions.text(receiver)} = "),))

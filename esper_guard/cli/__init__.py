@@ -11,7 +11,7 @@ from esper_guard.cli.check import check
 from esper_guard.cli.rule import rule
 from esper_guard.config import ConfigError
 from esper_guard.lint.registry import RuleError
-from esper_guard.lint.select import UnknownCode
+from esper_guard.lint.select import UnknownCodeError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,6 +28,6 @@ def main() -> None:
     """Run the command; misuse ends with status 2 and one line that says what to do."""
     try:
         cli(prog_name="esper-guard")
-    except (ConfigError, RuleError, UnknownCode) as error:
+    except (ConfigError, RuleError, UnknownCodeError) as error:
         click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 import msgspec
@@ -12,8 +13,14 @@ import msgspec
 from esper_guard import config as configuration
 from esper_guard.cli.parameters import Codes, OneOf
 from esper_guard.config import Config, Project
-from esper_guard.lint.check import SYNTAX_ERROR
-from esper_guard.lint.engine import FixedFile, Report, check_content, check_files, fix_content, with_deep_stack
+from esper_guard.lint.engine import (
+    FixedFile,
+    Report,
+    check_content,
+    check_files,
+    fix_content,
+    with_deep_stack,
+)
 from esper_guard.lint.files import SourceFile, discover, matches
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Finding, Severity
@@ -48,27 +55,37 @@ class Options(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path())
-@click.option("--select", type=Codes(), help="Rules to run instead of the default ones: codes, prefixes or ALL.")
+@click.option(
+    "--select", type=Codes(), help="Rules to run instead of the default ones: codes, prefixes or ALL."
+)
 @click.option("--ignore", type=Codes(), help="Rules not to run.")
 @click.option("--extend-select", type=Codes(), help="Rules to run besides the selected ones.")
 @click.option("--fix", is_flag=True, help="Apply safe fixes.")
 @click.option("--unsafe-fixes/--no-unsafe-fixes", default=None, help="Count unsafe fixes as applicable, too.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change; write nothing.")
 @click.option("--output-format", type=OneOf(["full", "concise", "json"]), help="How to show findings.")
-@click.option("--output-file", type=click.Path(dir_okay=False), help="Write findings here, not to standard output.")
+@click.option(
+    "--output-file", type=click.Path(dir_okay=False), help="Write findings here, not to standard output."
+)
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even if there are findings.")
 @click.option("--statistics", is_flag=True, help="Show how often each rule fired.")
 @click.option("--isolated", is_flag=True, help="Ignore all configuration files.")
 @click.option("--config", type=click.Path(dir_okay=False), help="Use this configuration file for all paths.")
 @click.option("--stdin-filename", help="The name of the file that standard input (-) comes from.")
-@click.option("--force-exclude/--no-force-exclude", default=None, help="Exclude files even if they are named.")
-@click.option("--respect-gitignore/--no-respect-gitignore", default=None, help="Skip what git ignores (the default).")
+@click.option(
+    "--force-exclude/--no-force-exclude", default=None, help="Exclude files even if they are named."
+)
+@click.option(
+    "--respect-gitignore/--no-respect-gitignore", default=None, help="Skip what git ignores (the default)."
+)
 @click.option("--no-cache", is_flag=True, help="Check every file anew. (Nothing is cached yet.)")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default one a processor.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default one a processor."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print findings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which files and settings are used.")
 @click.pass_context
-def check(context: click.Context, no_cache: bool, **given: object) -> None:
+def check(context: click.Context, /, no_cache: bool, **given: object) -> None:
     """Check files and folders (by default this one); - is standard input.
 
     Exit status: 0 nothing found, 1 findings, 2 misuse or an internal error. Notes don't count as findings.
@@ -166,7 +183,11 @@ class Check:
         data = sys.stdin.buffer.read()
         codes = self.codes_for(options.stdin_filename or os.path.join(os.getcwd(), "-"))
         if options.stdin_filename:
-            named = discover([options.stdin_filename], self.project_of) if self.project.config.force_exclude else ["-"]
+            named = (
+                discover([options.stdin_filename], self.project_of)
+                if self.project.config.force_exclude
+                else ["-"]
+            )
             if not list(named):
                 return CLEAN
         if not (options.fix or options.diff):
@@ -177,7 +198,9 @@ class Check:
             return self._show_diffs([done])
         sys.stdout.buffer.write(data if done.data is None else done.data)
         sys.stdout.buffer.flush()
-        return self._finish([done.report] if done.report.findings or done.report.crash else [], done.fixed, err=True)
+        return self._finish(
+            [done.report] if done.report.findings or done.report.crash else [], done.fixed, err=True
+        )
 
     def _fix(self, reports: Sequence[Report]) -> int:
         from esper_guard.lint import files
@@ -191,15 +214,15 @@ class Check:
                 left.append(report)
                 continue
             data, codes = files.read(report.path), self.codes_for(report.path)
-            result = with_deep_stack(
-                lambda path=report.path, data=data, codes=codes: fix_content(path, data, codes, self._unsafe())
-            )
+            result = with_deep_stack(partial(fix_content, report.path, data, codes, self._unsafe()))
             if result.data is not None and not self.options.diff:
                 try:
                     write_atomically(report.path, result.data)
                 except OSError as error:
                     reason = error.strerror or str(error)
-                    left.append(Report(report.path, report.findings, report.text, f"can't write the fixes: {reason}"))
+                    left.append(
+                        Report(report.path, report.findings, report.text, f"can't write the fixes: {reason}")
+                    )
                     continue
             done.append(result)
             fixed += result.fixed
@@ -268,7 +291,9 @@ class Check:
             click.echo(f"{error}: {report.path}: {report.crash}", err=True)
         return bool(crashed)
 
-    def _summary(self, findings: Sequence[Finding], fixed: Sequence[Finding], crashed: bool, err: bool) -> None:
+    def _summary(
+        self, findings: Sequence[Finding], fixed: Sequence[Finding], crashed: bool, err: bool
+    ) -> None:
         say = click.echo
         if fixed:
             say(f"Fixed {len(fixed)} finding{_s(len(fixed))}.", err=err)
@@ -286,7 +311,10 @@ class Check:
         if safe:
             say(f"[*] {safe} fixable with `--fix`.", err=err)
         if unsafe:
-            say(f"{unsafe} unsafe fix{'es' if unsafe > 1 else ''} available with `--fix --unsafe-fixes`.", err=err)
+            say(
+                f"{unsafe} unsafe fix{'es' if unsafe > 1 else ''} available with `--fix --unsafe-fixes`.",
+                err=err,
+            )
 
     def _say(self, text: str) -> None:
         if self.options.verbose:
@@ -306,6 +334,3 @@ def _processors() -> int:
 
 def _s(count: int) -> str:
     return "" if count == 1 else "s"
-
-
-__all__ = ["SYNTAX_ERROR", "Check", "check"]

@@ -19,7 +19,7 @@ class OneOf(click.Choice[str]):
             self.fail(f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}", param, ctx)
 
 
-class Codes(click.ParamType):
+class Codes(click.ParamType[list[str]]):
     """Rule codes or prefixes, separated by commas."""
 
     name = "codes"

@@ -45,7 +45,9 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     data = source.text.encode("utf-8", "surrogatepass")
     rules = _rules(codes)
     hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
-    if not hit and not (UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())):
+    if not hit and not (
+        UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())
+    ):
         return []
 
     from esper_guard.lint.masking import MaskingError, mask
@@ -62,12 +64,12 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     with without_garbage_collection():
         findings = _run_rules(source, masked, hit, sliced) if hit else []
     findings = suppressions.keep(sorted(set(findings), key=_order))
-    if UNUSED_SUPPRESSION in codes:
-        from esper_guard.rules.eg002_unused_suppression import UnusedSuppression
-
-        unused = UnusedSuppression.find(source, suppressions, set(all_rules()), set(codes))
-        findings = sorted([*findings, *suppressions.keep(unused, by_name=True)], key=_order)
-    return findings
+    unused = [
+        finding
+        for rule in rules
+        for finding in rule().check_suppressions(source, suppressions, set(all_rules()), set(codes))
+    ]
+    return sorted([*findings, *suppressions.keep(unused, by_name=True)], key=_order)
 
 
 def unreadable(error: SourceError) -> Finding:

@@ -72,15 +72,9 @@ def check_content(path: str, data: bytes, codes: frozenset[str], is_named: bool)
         found = check_bytes(path, data, codes, is_named)
     except RecursionError:
         return _failed(path, "the code is nested too deeply to be analysed", codes)
-    except Exception:
+    except Exception:  # noqa: BLE001 - one file must not take the others with it
         return Report(path, crash=traceback.format_exc())
-    text = data.decode("utf-8", "replace") if found else None
-    if found:
-        try:
-            text = Source.from_bytes(path, data).text
-        except SourceError:
-            pass
-    return Report(path, found, text)
+    return Report(path, found, _text(path, data) if found else None)
 
 
 def fix_content(path: str, data: bytes, codes: frozenset[str], unsafe: bool) -> FixedFile:
@@ -100,7 +94,9 @@ def fix_content(path: str, data: bytes, codes: frozenset[str], unsafe: bool) -> 
         fixed += done
         report = check_content(path, current, codes, True)
         if report.crash or any(f.code == SYNTAX_ERROR for f in report.findings):
-            crash = report.crash or f"fixing {', '.join(sorted({f.code for f in done}))} would leave broken code"
+            crash = (
+                report.crash or f"fixing {', '.join(sorted({f.code for f in done}))} would leave broken code"
+            )
             return FixedFile(Report(path, crash=crash), [], before, before, None)
     if current == data:
         return FixedFile(report, [], before, before, None)
@@ -115,7 +111,7 @@ def with_deep_stack(work: Callable[[], _T]) -> _T:
     def target() -> None:
         try:
             outcome.append((work(), None))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.append((None, error))
 
     previous = threading.stack_size(_STACK)
@@ -129,6 +125,13 @@ def with_deep_stack(work: Callable[[], _T]) -> _T:
     if error is not None:
         raise error
     return result  # type: ignore[no-any-return]
+
+
+def _text(path: str, data: bytes) -> str:
+    try:
+        return Source.from_bytes(path, data).text
+    except SourceError:
+        return data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _failed(path: str, why: str, codes: frozenset[str]) -> Report:
@@ -159,7 +162,7 @@ def _in_processes(todo: list[tuple[SourceFile, frozenset[str]]], jobs: int) -> d
         for batch, future in zip(batches, futures, strict=True):
             try:
                 reports += future.result()
-            except BrokenProcessPool:
+            except BrokenProcessPool:  # noqa: PERF203
                 broken += batch
     reports += [_alone(*item) for item in broken]
     return {report.path: report for report in reports}

@@ -13,7 +13,7 @@ import msgspec
 from esper_guard.config import DEFAULT_EXCLUDE, Project
 
 if TYPE_CHECKING:
-    from pathspec import PathSpec
+    from pathspec import GitIgnoreSpec
 
 SUFFIXES = (".py", ".pyi", ".pyw")
 ProjectOf = Callable[[str], Project]
@@ -55,7 +55,12 @@ def read(path: str) -> bytes:
             raise OSError(0, f"broken link to {os.readlink(path)}", path) from None
         raise
     if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFDIR: "a folder"}
+        kinds = {
+            stat.S_IFIFO: "a pipe",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFDIR: "a folder",
+        }
         raise OSError(0, f"{kinds.get(stat.S_IFMT(mode), 'special')}, not a regular file", path)
     with open(path, "rb") as file:
         return file.read()
@@ -86,7 +91,9 @@ def _walk(root: str, project_of: ProjectOf) -> Iterator[SourceFile]:
     yield from _walk_folder(root, project_of, ignored)
 
 
-def _walk_folder(folder: str, project_of: ProjectOf, ignored: tuple[tuple[str, PathSpec], ...]) -> Iterator[SourceFile]:
+def _walk_folder(
+    folder: str, project_of: ProjectOf, ignored: tuple[tuple[str, GitIgnoreSpec], ...]
+) -> Iterator[SourceFile]:
     absolute = os.path.abspath(folder)
     project = project_of(absolute)
     own = _ignore_file(os.path.join(absolute, ".gitignore"))
@@ -128,17 +135,17 @@ def matches(patterns: tuple[str, ...], absolute: str, folder: str, is_folder: bo
     relative = os.path.relpath(absolute, folder).replace(os.sep, "/")
     if relative.startswith("../"):
         return False
-    return _spec(patterns).match_file(relative + "/" if is_folder else relative)
+    return bool(_spec(patterns).match_file(relative + "/" if is_folder else relative))
 
 
 @cache
-def _spec(patterns: tuple[str, ...]) -> PathSpec:
+def _spec(patterns: tuple[str, ...]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _ignore_file(path: str) -> PathSpec | None:
+def _ignore_file(path: str) -> GitIgnoreSpec | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = tuple(file.read().splitlines())
@@ -147,9 +154,9 @@ def _ignore_file(path: str) -> PathSpec | None:
     return _spec(lines)
 
 
-def _ignore_files_above(folder: str) -> tuple[tuple[str, PathSpec], ...]:
+def _ignore_files_above(folder: str) -> tuple[tuple[str, GitIgnoreSpec], ...]:
     """The .gitignore files between the root of the repository and ``folder``, and the repository's own excludes."""
-    found: list[tuple[str, PathSpec]] = []
+    found: list[tuple[str, GitIgnoreSpec]] = []
     current = folder
     while True:
         git = os.path.join(current, ".git")
@@ -165,7 +172,7 @@ def _ignore_files_above(folder: str) -> tuple[tuple[str, PathSpec], ...]:
         current = parent
 
 
-def _is_ignored(absolute: str, is_folder: bool, ignored: tuple[tuple[str, PathSpec], ...]) -> bool:
+def _is_ignored(absolute: str, is_folder: bool, ignored: tuple[tuple[str, GitIgnoreSpec], ...]) -> bool:
     """As git decides: the last file that has an opinion wins."""
     for folder, spec in reversed(ignored):
         relative = os.path.relpath(absolute, folder).replace(os.sep, "/")

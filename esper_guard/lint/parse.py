@@ -78,6 +78,6 @@ def _libcst_accepts(text: str) -> bool:
         cst.parse_module(text)
     except (cst.ParserSyntaxError, RecursionError):
         return False
-    except Exception:  # LibCST raises plain exceptions for some malformed input
+    except Exception:  # noqa: BLE001 - LibCST raises plain exceptions for some malformed input
         return False
     return True

@@ -6,8 +6,8 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar, Union
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -15,9 +15,11 @@ from esper_guard.lint.source import Location
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.source import Source
+    from esper_guard.lint.suppress import Suppressions
 
 
-Trigger = Union[bytes, Callable[[bytes], bool]]
+Trigger = bytes | Callable[[bytes], bool]
 
 
 class Severity(str, enum.Enum):
@@ -94,6 +96,12 @@ class Rule:
 
     def check(self, flow: Flow) -> Iterable[Finding]:
         """Find this mistake in one function (or in the statements of a module outside its functions)."""
+        return ()
+
+    def check_suppressions(
+        self, source: Source, suppressions: Suppressions, known: Collection[str], checked: Collection[str]
+    ) -> Iterable[Finding]:
+        """Judge the suppressions of one file, once every rule has run. ``checked`` are the codes of those that did."""
         return ()
 
     @classmethod

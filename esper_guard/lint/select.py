@@ -10,7 +10,7 @@ from esper_guard.nearest import did_you_mean
 ALL = "ALL"
 
 
-class UnknownCode(Exception):
+class UnknownCodeError(Exception):
     """A code or prefix that no rule has."""
 
 
@@ -23,7 +23,7 @@ def selected(
     """The codes that run. As in ruff the longer prefix wins, and ``ignore`` wins between equals.
 
     Raises:
-        UnknownCode: with the nearest known one.
+        UnknownCodeError: with the nearest known one.
     """
     for specifier in (*(select or ()), *extend_select, *ignore):
         check_specifier(specifier, rules)
@@ -46,7 +46,7 @@ def without(codes: frozenset[str], ignore: Iterable[str]) -> frozenset[str]:
 def check_specifier(specifier: str, rules: Mapping[str, type[Rule]]) -> None:
     if specifier != ALL and not any(code.startswith(specifier) and specifier for code in rules):
         known = [*rules, *sorted({code[:3] for code in rules}), ALL]
-        raise UnknownCode(f"there is no rule or prefix '{specifier}'{did_you_mean(specifier, known)}")
+        raise UnknownCodeError(f"there is no rule or prefix '{specifier}'{did_you_mean(specifier, known)}")
 
 
 def _specificity(code: str, specifiers: Iterable[str]) -> int:

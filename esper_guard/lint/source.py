@@ -49,7 +49,9 @@ class Source:
         """
         if b"\0" in data:
             row, column = _position(data, data.index(b"\0"))
-            raise SourceError("the file contains a NUL byte: it is binary, or not saved as UTF-8", row, column)
+            raise SourceError(
+                "the file contains a NUL byte: it is binary, or not saved as UTF-8", row, column
+            )
         bom = data.startswith(codecs.BOM_UTF8)
         try:
             encoding = "utf-8" if data.isascii() and b"coding" not in data[:400] else _encoding(data)

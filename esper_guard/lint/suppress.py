@@ -86,13 +86,15 @@ class Suppressions:
                 first, depth = row, 0
         return last_rows + [len(lines)] * (len(lines) - first)
 
-    def unused(self, known: Collection[str], checked: Collection[str]) -> list[tuple[Suppression, list[str], str]]:
+    def unused(
+        self, known: Collection[str], checked: Collection[str]
+    ) -> list[tuple[Suppression, list[str], str]]:
         """Comments, the codes in them that silence nothing, and why.
 
         Only what we can judge counts: codes of rules that ran, and codes of ours that do not exist. A bare
         ``# noqa`` may serve another tool.
         """
-        found = []
+        found: list[tuple[Suppression, list[str], str]] = []
         for suppression in self.all:
             if not suppression.codes:
                 used = any(start == suppression.start for start, _ in self._used)
@@ -125,11 +127,11 @@ def _parse(text: str, masked: Masked) -> list[Suppression]:
         for pattern in (_OURS, _NOQA):
             for match in pattern.finditer(comment):
                 whole_file = pattern is _OURS and match["kind"].lower() == "ignore-file"
-                codes = []
+                codes: list[tuple[str, int, int]] = []
                 if match["list"] is not None:
                     base = span.start + match.start("list")
-                    for code in re.finditer(r"[^\s,]+", match["list"]):
-                        codes.append((code.group().upper(), base + code.start(), base + code.end()))
+                    words = re.finditer(r"[^\s,]+", match["list"])
+                    codes += [(word.group(), base + word.start(), base + word.end()) for word in words]
                     if not codes:
                         continue
                 found.append(

@@ -13,7 +13,14 @@ from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Invalid, Rule
 
 RULES = list(all_rules().values())
-HEADINGS = ("What it does", "Why is this bad?", "Example", "Use instead", "When it stays silent", "References")
+HEADINGS = (
+    "What it does",
+    "Why is this bad?",
+    "Example",
+    "Use instead",
+    "When it stays silent",
+    "References",
+)
 
 
 def _codes(rule: type[Rule]) -> set[str]:
@@ -27,8 +34,12 @@ def _check(rule: type[Rule], source: str) -> list:
     return [finding for finding in findings if finding.code == rule.code]
 
 
-VALID = [pytest.param(rule, source, id=f"{rule.code}-{n}") for rule in RULES for n, source in enumerate(rule.valid)]
-INVALID = [pytest.param(rule, case, id=f"{rule.code}-{n}") for rule in RULES for n, case in enumerate(rule.invalid)]
+VALID = [
+    pytest.param(rule, source, id=f"{rule.code}-{n}") for rule in RULES for n, source in enumerate(rule.valid)
+]
+INVALID = [
+    pytest.param(rule, case, id=f"{rule.code}-{n}") for rule in RULES for n, case in enumerate(rule.invalid)
+]
 
 
 @pytest.mark.parametrize(("rule", "source"), VALID)

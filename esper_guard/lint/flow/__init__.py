@@ -26,7 +26,9 @@ _LOADS = (cst.Name, cst.Attribute, cst.Subscript)
 class Flow:
     """What the walk saw. Calls and statements come in the order of evaluation, each once."""
 
-    def __init__(self, names: Names, positions: Positions, is_module: bool, used_in_functions: frozenset[str]) -> None:
+    def __init__(
+        self, names: Names, positions: Positions, is_module: bool, used_in_functions: frozenset[str]
+    ) -> None:
         self.names = names
         self.positions = positions
         self.is_module = is_module
@@ -123,9 +125,9 @@ class Flow:
                 continue
             seen.add(one)
             parent = self.parent(one)
-            if isinstance(parent, cst.IfExp) and one is not parent.test:
-                waiting.append(parent)
-            elif isinstance(parent, cst.BooleanOperation):
+            if (isinstance(parent, cst.IfExp) and one is not parent.test) or isinstance(
+                parent, cst.BooleanOperation
+            ):
                 waiting.append(parent)
             elif isinstance(parent, cst.NamedExpr) and one is parent.value:
                 waiting.append(parent)
@@ -219,6 +221,8 @@ def _declared_elsewhere(root: cst.CSTNode) -> frozenset[str]:
             for field in ("body", "orelse", "finalbody", "handlers", "cases"):
                 value = getattr(node, field, ())
                 waiting += value if isinstance(value, (list, tuple)) else [value] if value is not None else []
-        elif isinstance(node, (cst.Else, cst.Finally, cst.ExceptHandler, cst.ExceptStarHandler, cst.MatchCase)):
+        elif isinstance(
+            node, (cst.Else, cst.Finally, cst.ExceptHandler, cst.ExceptStarHandler, cst.MatchCase)
+        ):
             waiting.append(node.body)
     return frozenset(names)

@@ -11,7 +11,17 @@ _PURE_BUILTINS = frozenset(
     str sum super tuple type vars zip
     """.split()
 )
-_PURE_MODULES = ("torch.", "numpy.", "math.", "einops.", "logging.", "warnings.", "time.", "functools.", "itertools.")
+_PURE_MODULES = (
+    "torch.",
+    "numpy.",
+    "math.",
+    "einops.",
+    "logging.",
+    "warnings.",
+    "time.",
+    "functools.",
+    "itertools.",
+)
 _PURE_METHODS = TENSOR_METHODS | frozenset(
     """
     is_contiguous dim size stride numel nelement element_size data_ptr ndimension is_floating_point is_complex get_device

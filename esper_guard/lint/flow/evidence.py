@@ -35,7 +35,9 @@ _TENSOR_ATTRIBUTES = frozenset(
     "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()
 )
 _VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
-_LAYOUT_FREE = frozenset("is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split())
+_LAYOUT_FREE = frozenset(
+    "is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split()
+)
 _FACTORIES = frozenset("empty ones rand randn zeros".split())
 _SIZED_METHODS = frozenset("expand repeat reshape view new_empty new_ones new_zeros".split())
 _RANK_KEEPING = frozenset(
@@ -201,7 +203,9 @@ def from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
     """What ``receiver.method(...)`` returns."""
     if method in TENSORS_FUNCTIONS and receiver.kind is Kind.TENSOR:
         return TENSORS
-    is_tensor = receiver.kind is Kind.TENSOR or (receiver.kind is Kind.UNKNOWN and method in ONLY_TENSORS_HAVE)
+    is_tensor = receiver.kind is Kind.TENSOR or (
+        receiver.kind is Kind.UNKNOWN and method in ONLY_TENSORS_HAVE
+    )
     if is_tensor and (method in TENSOR_METHODS or method.endswith("_")):
         return Facts(Kind.TENSOR, _method_ranks(method, call, receiver))
     if method in _CONVERSIONS and receiver.kind is Kind.BATCH:
@@ -219,7 +223,9 @@ def names_memory_format(call: cst.Call) -> bool:
 
 def _method_ranks(method: str, call: cst.Call, receiver: Facts) -> int:
     args = [arg for arg in call.args if arg.keyword is None]
-    if method in _RANK_KEEPING or (method.endswith("_") and method not in ("squeeze_", "unsqueeze_", "resize_")):
+    if method in _RANK_KEEPING or (
+        method.endswith("_") and method not in ("squeeze_", "unsqueeze_", "resize_")
+    ):
         return receiver.ranks
     if method == "permute":
         return _ranks_of_sizes(args)

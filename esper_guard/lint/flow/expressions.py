@@ -247,7 +247,9 @@ class Expressions:
             return self.state.facts_of(self._consumed_generator(arg.value, arg))
         return self.state.facts_of(self.evaluate(arg.value, arg))
 
-    def _call_facts(self, node: cst.Call, origin: str, receiver: Value | None, arguments: list[Facts]) -> Facts:
+    def _call_facts(
+        self, node: cst.Call, origin: str, receiver: Value | None, arguments: list[Facts]
+    ) -> Facts:
         if isinstance(node.func, cst.Attribute) and receiver is not None and not origin:
             return evidence.from_method(node.func.attr.value, node, self.state.facts_of(receiver))
         if origin in ("next", "iter") and len(node.args) >= 1:
@@ -279,7 +281,9 @@ class Expressions:
             owner = node.func.value
             if _is_super(owner):
                 self.state.forget_below(("self",), node)
-            if self.place_of(owner) not in (("self",), ("cls",)) and effects.is_pure_method(node.func.attr.value):
+            if self.place_of(owner) not in (("self",), ("cls",)) and effects.is_pure_method(
+                node.func.attr.value
+            ):
                 return
             touched.append(owner)
         else:
@@ -310,7 +314,9 @@ class Expressions:
         return [
             (str(place[0]), value)
             for place, value in self.state.places.items()
-            if len(place) == 1 and place[0] in self.flow.walrus_names and before.places.get(place) is not value
+            if len(place) == 1
+            and place[0] in self.flow.walrus_names
+            and before.places.get(place) is not value
         ]
 
     def _rounds(self, node: cst.BaseComp) -> None:
@@ -488,7 +494,13 @@ def _mentions_loader(node: cst.BaseExpression) -> bool:
         if isinstance(node.func, cst.Name) and node.func.value in ("iter", "next", "tqdm"):
             return bool(node.args) and _mentions_loader(node.args[0].value)
         return False
-    name = node.attr.value if isinstance(node, cst.Attribute) else node.value if isinstance(node, cst.Name) else ""
+    name = (
+        node.attr.value
+        if isinstance(node, cst.Attribute)
+        else node.value
+        if isinstance(node, cst.Name)
+        else ""
+    )
     return name.lower().endswith("loader")
 
 

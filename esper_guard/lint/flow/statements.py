@@ -110,7 +110,9 @@ class Statements(Expressions):
         self.bind_value(node.target, node, value)
 
     def _delete(self, node: cst.Del) -> None:
-        targets = [e.value for e in node.target.elements] if isinstance(node.target, cst.Tuple) else [node.target]
+        targets = (
+            [e.value for e in node.target.elements] if isinstance(node.target, cst.Tuple) else [node.target]
+        )
         for target in targets:
             self.flow.parents[target] = node
             place = self.place_of(target)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 ALL_RANKS = (1 << 16) - 1  # one bit a rank
 IMAGE_RANKS = 1 << 4 | 1 << 5  # the ranks that channels_last and channels_last_3d are defined for
@@ -64,7 +64,7 @@ class And(NamedTuple):
     right: Condition | None
 
 
-Condition = Union[Atom, Not, And]
+Condition = Atom | Not | And
 
 
 class Facts(NamedTuple):
@@ -99,7 +99,7 @@ class Facts(NamedTuple):
 NOTHING = Facts()
 
 # A name, then attributes (".weight"), constant subscripts ("[0]") and variable ones (the value of the index).
-Place = tuple[Union[str, Value], ...]
+Place = tuple[str | Value, ...]
 
 
 class Values:
@@ -189,7 +189,8 @@ class State:
         if value in self.values.in_places and any(value in place for place in self.places):
             return True
         return value in self.values.in_conditions and any(
-            known.condition is not None and value in values_in(known.condition) for known in self.facts.values()
+            known.condition is not None and value in values_in(known.condition)
+            for known in self.facts.values()
         )
 
     def bind(self, place: Place, value: Value) -> None:
