@@ -89,9 +89,7 @@ class Flow:
     def origin(self, node: cst.BaseExpression) -> str:
         """The full name of a module's attribute (``torch.detach``), through aliases; ``""`` for anything else."""
         written = evidence.dotted(node)
-        if written is None or ("." in written and written.partition(".")[0] not in self.names.imports):
-            return ""
-        return self.names.resolve(written)
+        return "" if written is None else self.names.resolve_function(written)
 
     def made_by(self, node: cst.BaseExpression) -> object:
         """The syntax that made the value of ``node``: a call, a parameter, the target of a loop."""

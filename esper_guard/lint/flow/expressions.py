@@ -87,7 +87,7 @@ class Expressions:
 
     def place_of(self, node: cst.BaseExpression) -> Place | None:
         written = evidence.dotted(node)
-        if written and written.partition(".")[0] in self.names.imports and "." in written:
+        if written and "." in written and written.partition(".")[0] in self.names.modules:
             return None  # an attribute of a module
         return place_of(node, self._index_value)
 
@@ -237,9 +237,7 @@ class Expressions:
     def origin_of(self, function: cst.BaseExpression) -> str:
         """The full name of a function: of a builtin, a local class or function, or through an import; else ``""``."""
         written = evidence.dotted(function)
-        if written is None or ("." in written and written.partition(".")[0] not in self.names.imports):
-            return ""
-        return self.names.resolve(written)
+        return "" if written is None else self.names.resolve_function(written)
 
     def _argument(self, arg: cst.Arg, call: cst.Call) -> Facts:
         self.flow.parents[arg] = call
