@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -16,8 +17,13 @@ from esper_guard.lint.select import UnknownCodeError
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="esper-guard", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Find hidden tensor copies and lost memory formats in PyTorch code."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; without it click asks whether this is a terminal
+        context.color = False
+    elif os.environ.get("FORCE_COLOR"):
+        context.color = True
 
 
 cli.add_command(check)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -13,7 +13,6 @@ import msgspec
 from esper_guard.lint import files
 from esper_guard.lint.check import SYNTAX_ERROR, check_bytes, unreadable
 from esper_guard.lint.files import SourceFile
-from esper_guard.lint.fix import apply_fixes
 from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source, SourceError
 
@@ -21,6 +20,7 @@ from esper_guard.lint.source import Source, SourceError
 _WORTH_PROCESSES = 4 << 20
 _BATCHES = 64
 _STACK = 256 << 20  # deep trees need a deep stack; the memory is only reserved
+_FRAMES = 20_000
 _MAX_FIX_ROUNDS = 20
 
 CodesFor = Callable[[str], frozenset[str]]
@@ -73,12 +73,16 @@ def check_content(path: str, data: bytes, codes: frozenset[str], is_named: bool)
     except RecursionError:
         return _failed(path, "the code is nested too deeply to be analysed", codes)
     except Exception:  # noqa: BLE001 - one file must not take the others with it
+        import traceback
+
         return Report(path, crash=traceback.format_exc())
     return Report(path, found, _text(path, data) if found else None)
 
 
 def fix_content(path: str, data: bytes, codes: frozenset[str], unsafe: bool) -> FixedFile:
     """Apply fixes until none is left to apply. A fix that would leave broken code is a crash, and changes nothing."""
+    from esper_guard.lint.fix import apply_fixes
+
     report = check_content(path, data, codes, True)
     before = report.text or ""
     fixed: list[Finding] = []
@@ -114,13 +118,15 @@ def with_deep_stack(work: Callable[[], _T]) -> _T:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.append((None, error))
 
-    previous = threading.stack_size(_STACK)
+    stack, frames = threading.stack_size(_STACK), sys.getrecursionlimit()
     try:
+        sys.setrecursionlimit(max(frames, _FRAMES))
         thread = threading.Thread(target=target, name="esper-guard")
         thread.start()
+        thread.join()
     finally:
-        threading.stack_size(previous)
-    thread.join()
+        threading.stack_size(stack)
+        sys.setrecursionlimit(frames)
     result, error = outcome[0]
     if error is not None:
         raise error

@@ -108,7 +108,7 @@ def _walk_folder(
         is_folder = entry.is_dir(follow_symlinks=False)
         if not is_folder and not entry.name.endswith(SUFFIXES):
             continue
-        if entry.is_symlink() and entry.is_dir():
+        if entry.is_symlink() and os.path.isdir(entry.path):
             continue
         target = os.path.join(absolute, entry.name)
         if _is_excluded(target, is_folder, project):

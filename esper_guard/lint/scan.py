@@ -15,7 +15,6 @@ _PYTHON_2 = tuple(
         rb"print[ \t]+[\"'\w%]",
         rb"exec[ \t]+[\"'\w]",
         rb"raise[ \t]+[\w.]+[ \t]*,",
-        rb"except[ \t]+[\w.]+[ \t]*,[ \t]*\w+[ \t]*:",
     )
 )
 _SUPPRESSION = re.compile(rb"#[ \t]*esper-guard[ \t]*:|#[ \t]*noqa[ \t]*:[^\n]*[A-Z]+[0-9]", re.IGNORECASE)

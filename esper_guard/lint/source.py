@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import bisect
 import codecs
-import io
 import re
-import tokenize
 from functools import cached_property
 
 import msgspec
@@ -93,6 +91,9 @@ class Source:
 
 
 def _encoding(data: bytes) -> str:
+    import io
+    import tokenize
+
     # Two lines are all that PEP 263 looks at; feeding more would make a bad byte far below fail here, unplaced.
     head = b"\n".join(_NEWLINE_BYTES.split(data, 2)[:2])
     try:

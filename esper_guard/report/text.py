@@ -21,7 +21,7 @@ def concise(reports: Sequence[Report], style: Style) -> str:
     lines = []
     for report in reports:
         for finding in report.findings:
-            place = f"{report.path}:{finding.location.row}:{finding.location.column}"
+            place = f"{shown(report.path)}:{finding.location.row}:{finding.location.column}"
             code = style(finding.code, fg=_COLOURS[finding.severity], bold=True)
             fixable = f" [{style('*', fg='cyan')}]" if finding.fix and finding.fix.safe else ""
             lines.append(f"{place}: {code}{fixable} {finding.message}\n")
@@ -49,7 +49,7 @@ def _one(report: Report, finding: Finding, style: Style) -> str:
     colour = _COLOURS[finding.severity]
     blue = {"fg": "blue", "bold": True}
     head = f"{style(finding.code, fg=colour, bold=True)} {style(finding.message, bold=True)}"
-    place = f"{report.path}:{finding.location.row}:{finding.location.column}"
+    place = f"{shown(report.path)}:{finding.location.row}:{finding.location.column}"
     source = Source(report.path, report.text or "")
     gutter = len(str(finding.end_location.row))
     lines = [head, f"{' ' * gutter}{style('-->', **blue)} {place}"]
@@ -61,7 +61,7 @@ def _one(report: Report, finding: Finding, style: Style) -> str:
                 lines.append(style("...", **blue))
                 continue
             text = source.line(row)
-            lines.append(f"{style(f'{row:>{gutter}}', **blue)} {bar} {_shown(text)}".rstrip())
+            lines.append(f"{style(f'{row:>{gutter}}', **blue)} {bar} {shown(text)}".rstrip())
             if finding.location.row <= row <= finding.end_location.row:
                 carets = _carets(text, row, finding)
                 if carets:
@@ -91,8 +91,8 @@ def _carets(text: str, row: int, finding: Finding) -> str:
     return " " * _width(text[:start]) + "^" * max(_width(text[start:end]), 1 if start < end else 0)
 
 
-def _shown(text: str) -> str:
-    """A line as a terminal can show it: no tabs, and nothing that could control the terminal."""
+def shown(text: str) -> str:
+    """Text as a terminal can show it on one line: no tabs, and nothing that could control the terminal."""
     return "".join(_TAB if c == "\t" else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

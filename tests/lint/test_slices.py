@@ -8,11 +8,13 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from esper_guard.lint.check import check_source
+from esper_guard.lint.engine import with_deep_stack
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source, SourceError
@@ -44,10 +46,14 @@ def _compare(paths: list[Path]) -> list[str]:
     return different
 
 
+def _compare_deep(paths: list[Path]) -> list[str]:
+    return with_deep_stack(partial(_compare, paths))
+
+
 def _compare_all(paths: list[Path]) -> list[str]:
     batches = [paths[start::16] for start in range(16)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return [line for lines in pool.map(_compare, batches) for line in lines]
+        return [line for lines in pool.map(_compare_deep, batches) for line in lines]
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""What the tests share: a way to run the command as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """``run("check", "a.py")``: the command in ``tmp_path``, in a process of its own, without colour."""
+
+    def start(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "NO_COLOR": "1", **options.pop("env", {})}  # type: ignore[dict-item]
+        keywords: dict = {
+            "cwd": tmp_path,
+            "capture_output": True,
+            "text": "input" not in options or isinstance(options["input"], str),
+            "timeout": 120,
+            **options,
+        }
+        return subprocess.run([sys.executable, "-m", "esper_guard", *arguments], env=environment, **keywords)
+
+    return start
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """``write("pkg/a.py", "...")``: a file below ``tmp_path``, folders included."""
+
+    def start(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return start
