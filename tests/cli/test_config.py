@@ -1,0 +1,142 @@
+"""Configuration: where it is found, what it changes, and how mistakes in it are told."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+
+Write = Callable[..., Path]
+BAD = "def f(x):\n    return x.contiguous().detach()\n"
+NOTE = "def f(x):\n    return x if x.is_contiguous() else x.contiguous()\n"
+
+
+def _found(run: Run, *arguments: str, **options: object) -> list[tuple[str, str]]:
+    done = run("check", "--output-format", "json", *arguments, **options)
+    assert done.returncode in (0, 1), done.stderr
+    return [(os.path.basename(entry["filename"]), entry["code"]) for entry in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("pyproject.toml", "[tool.esper-guard]\n"), ("esper-guard.toml", ""), (".x.toml", "")]
+)
+def test_both_files_and_config(name: str, header: str, run: Run, write: Write) -> None:
+    write(name, f'{header}select = ["EG102"]\n')
+    write("a.py", BAD + NOTE)
+    arguments = ["--config", name] if name == ".x.toml" else []
+    assert _found(run, *arguments) == [("a.py", "EG102")]
+    if not arguments:
+        assert _found(run, "--isolated") == [("a.py", "EG101"), ("a.py", "EG102")]
+        assert _found(run, "--select", "EG101") == [("a.py", "EG101")]
+
+
+def test_the_nearest_configuration_counts(run: Run, write: Write) -> None:
+    write("pyproject.toml", '[tool.esper-guard]\nselect = ["EG102"]\n')
+    write("a.py", BAD)
+    write("pkg/esper-guard.toml", 'select = ["EG101"]\n')
+    write("pkg/sub/pyproject.toml", "[project]\nname = 'no table of ours'\n")
+    write("pkg/sub/b.py", BAD)
+    assert _found(run) == [("b.py", "EG101")]
+
+
+def test_extend_select_and_ignore(run: Run, write: Write) -> None:
+    write("esper-guard.toml", 'ignore = ["EG1"]\nextend-select = ["EG102"]\n')
+    write("a.py", BAD + NOTE)
+    assert _found(run) == [("a.py", "EG102")]
+
+
+def test_per_file_ignores(run: Run, write: Write) -> None:
+    write("esper-guard.toml", '[per-file-ignores]\n"tests/**" = ["EG101"]\n"*_legacy.py" = ["ALL"]\n')
+    write("tests/a.py", BAD + NOTE)
+    write("src/b_legacy.py", BAD)
+    write("src/c.py", BAD)
+    assert _found(run) == [("c.py", "EG101"), ("a.py", "EG102")]
+
+
+def test_exclude(run: Run, write: Write) -> None:
+    for name in ("build.py", "docs/a.py", "src/gen/b.py", "src/c.py", ".venv/d.py", "node_modules/e.py"):
+        write(name, BAD)
+    write("esper-guard.toml", 'extend-exclude = ["docs", "src/gen"]\n')
+    assert [name for name, _ in _found(run)] == ["build.py", "c.py"]
+    assert [name for name, _ in _found(run, "docs/a.py")] == ["a.py"], "a named file is taken"
+    assert _found(run, "--force-exclude", "docs/a.py", "src/gen/b.py", "src/gen") == []
+    write("esper-guard.toml", 'exclude = ["docs"]\n')
+    assert [name for name, _ in _found(run)] == ["d.py", "build.py", "e.py", "c.py", "b.py"]
+
+
+def test_gitignore(run: Run, write: Write, tmp_path: Path) -> None:
+    (tmp_path / ".git" / "info").mkdir(parents=True)
+    write(".git/info/exclude", "private.py\n")
+    write(".gitignore", "generated/\n*_pb2.py\n!kept_pb2.py\n")
+    write("pkg/.gitignore", "/local.py\n!*_pb2.py\n")
+    for name in ("generated/a.py", "b_pb2.py", "kept_pb2.py", "private.py", "pkg/local.py", "pkg/c_pb2.py", "pkg/d.py"):
+        write(name, BAD)
+    assert [name for name, _ in _found(run)] == ["kept_pb2.py", "c_pb2.py", "d.py"]
+    assert [name for name, _ in _found(run, cwd=tmp_path / "pkg")] == ["c_pb2.py", "d.py"]
+    assert len(_found(run, "--no-respect-gitignore")) == 7
+    write("esper-guard.toml", "respect-gitignore = false\n")
+    assert len(_found(run)) == 7
+
+
+def test_only_python_is_walked_and_each_file_once(run: Run, write: Write) -> None:
+    for name in ("a.py", "b.pyi", "c.pyw", "d.txt", "e"):
+        write(name, BAD)
+    assert [name for name, _ in _found(run)] == ["a.py", "b.pyi", "c.pyw"]
+    assert [name for name, _ in _found(run, ".", "a.py", "./a.py", "d.txt")] == ["a.py", "b.pyi", "c.pyw", "d.txt"]
+
+
+def test_output_format_and_unsafe_fixes(run: Run, write: Write) -> None:
+    write("esper-guard.toml", 'output-format = "concise"\nunsafe-fixes = true\n')
+    path = write("a.py", BAD)
+    assert run("check").stdout.startswith("a.py:2:12: EG101")
+    assert run("check", "--fix", "--no-unsafe-fixes").returncode == 1
+    assert run("check", "--fix").returncode == 0
+    assert ".contiguous()" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('\nselct = ["EG101"]\n', "esper-guard.toml:2: unknown key 'selct'; did you mean 'select'?"),
+        ('ignore = ["EG101"]\nselect = "EG101"\n', "esper-guard.toml:2: 'select' is not valid"),
+        ('select = ["EG101", 3]\n', "esper-guard.toml:1: 'select' is not valid"),
+        ('output-format = "jsn"\n', "did you mean 'json'?"),
+        ('assume-channels-last = "maybe"\n', "esper-guard.toml:1: 'assume-channels-last' is not valid"),
+        ("unsafe-fixes = 1\n", "esper-guard.toml:1: 'unsafe-fixes' is not valid"),
+        ('[per-file-ignores]\n"a.py" = "EG101"\n', "esper-guard.toml:1: 'per-file-ignores' is not valid"),
+        ('select = ["EG999"]\n', "there is no rule or prefix 'EG999'"),
+        ('[per-file-ignores]\n"a.py" = ["EG999"]\n', "there is no rule or prefix 'EG999'"),
+        ("select = [\n", "esper-guard.toml:"),
+        (b"select = ['\xff']\n", "not valid UTF-8"),
+    ],
+)
+def test_mistakes_are_named(text: str | bytes, message: str, run: Run, write: Write) -> None:
+    write("esper-guard.toml", text)
+    write("a.py", BAD)
+    done = run("check")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_in_pyproject_is_placed(run: Run, write: Write) -> None:
+    write("pyproject.toml", '[project]\nname = "a"\n\n[tool.esper-guard]\nignore = []\noutput_format = "json"\n')
+    done = run("check")
+    assert "pyproject.toml:6: unknown key 'output_format'; did you mean 'output-format'?" in done.stderr
+
+
+def test_config_without_our_table(run: Run, write: Write) -> None:
+    write("pyproject.toml", '[project]\nname = "a"\n')
+    assert run("check", "--config", "pyproject.toml").returncode == 2
+
+
+@pytest.mark.parametrize("value", ['"auto"', "true", "false"])
+def test_assume_channels_last(value: str, run: Run, write: Write) -> None:
+    write("esper-guard.toml", f"assume-channels-last = {value}\n")
+    write("a.py", BAD)
+    assert _found(run) == [("a.py", "EG101")]
