@@ -43,7 +43,9 @@ def compare(name: str, ours: list[str], theirs: dict[str, list[str]], folder: st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tree", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -87,6 +87,8 @@ def load(path: str, optional: bool = False) -> Project | None:
         ConfigError: unreadable, not TOML, an unknown key, or a value of the wrong type.
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ConfigError(f"{path}: can't read the configuration: it is not a regular file")
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
@@ -95,12 +97,16 @@ def load(path: str, optional: bool = False) -> Project | None:
         return None
     document = _parse(path, data)
     in_project = os.path.basename(path) == PROJECT_FILE
-    table = document.get("tool", {}).get("esper-guard") if in_project else document
+    tools = document.get("tool", {}) if in_project else {}
+    table = (tools.get("esper-guard") if isinstance(tools, dict) else None) if in_project else document
     if table is None:
         if optional:
             return None
         raise ConfigError(f"{path}: there is no [{_TABLE}] table; add one, or name another file")
     text = data.decode("utf-8", "replace")
+    if not isinstance(table, dict):
+        line = _line_of(text, "esper-guard", in_project)
+        raise ConfigError(f"{path}:{line}: 'esper-guard' has to be a table: [{_TABLE}]")
     return Project(_validated(path, text, table, in_project), os.path.dirname(os.path.abspath(path)), path)
 
 

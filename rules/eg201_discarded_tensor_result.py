@@ -70,6 +70,7 @@ _VALUES = (
     "cumsum|tril|triu"
 )
 _METHOD = rf"[ \t]*\.[ \t]*(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})[ \t]*"
+_LONGEST_LINE = 1000
 _CALL = re.compile(rf"{_METHOD}\(".removeprefix(r"[ \t]*").encode())
 _PLACE = r"[A-Za-z_]\w*(?:\.\w+|\[[^\]\n]*\])*"
 # What may stand between the start of a line and the method: a place, a call, the end of a chain, another statement.
@@ -198,7 +199,10 @@ def _begins_a_line(text: bytes) -> bool:
     """Whether one of the methods is called where a statement could end with it."""
     for call in _CALL.finditer(text):
         line = text.rfind(b"\n", 0, call.start()) + 1
-        if _LINE_START.fullmatch(text, line, call.start()):
+        is_long = (
+            call.start() - line > _LONGEST_LINE
+        )  # not worth the look: looking further in costs more each time
+        if is_long or _LINE_START.fullmatch(text, line, call.start()):
             return True
     return False
 

@@ -12,7 +12,9 @@ from tests.conftest import ROOT
 
 def test_the_rule_pages_are_current() -> None:
     """Regenerate with ``esper-guard rule --all > docs/rules.md``."""
-    done = subprocess.run([sys.executable, "-m", "esper_guard", "rule", "--all"], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "esper_guard", "rule", "--all"], capture_output=True, check=True
+    )
     assert (ROOT / "docs" / "rules.md").read_bytes() == done.stdout
 
 

@@ -29,7 +29,9 @@ def _run(*command: str | Path, **options: object) -> subprocess.CompletedProcess
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git repository with the files of the working tree."""
     folder = tmp_path_factory.mktemp("checkout") / "esper-guard"
-    listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT, check=True).stdout
+    listed = _run(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT, check=True
+    ).stdout
     for name in listed.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,9 @@ def test_the_wheel_holds_the_rules_in_our_package(checkout: Path, tmp_path: Path
     assert {top for top in tops if not top.endswith(".dist-info")} == {"esper_guard"}
     assert "esper_guard/rules/eg101_unconditional_contiguous_detach.py" in names
     assert "esper_guard/py.typed" in names
-    ours = {path.stem for path in (ROOT / "esper_guard").rglob("*.py")} | {p.stem for p in (ROOT / "rules").glob("*.py")}
+    ours = {path.stem for path in (ROOT / "esper_guard").rglob("*.py")} | {
+        p.stem for p in (ROOT / "rules").glob("*.py")
+    }
     assert {Path(name).stem for name in names if name.endswith(".py")} == ours
 
     folder = tmp_path / "installed"
@@ -115,7 +119,9 @@ def test_rules_of_other_packages(tmp_path: Path) -> None:
     esper_guard = [sys.executable, "-m", "esper_guard"]
     done = _run(*esper_guard, "check", "a.py", "--output-format", "json", cwd=tmp_path, env=environment)
     assert [(entry["code"], entry["location"]["row"]) for entry in json.loads(done.stdout)] == [("XX001", 2)]
-    assert _run(*esper_guard, "check", "--ignore", "XX", "a.py", cwd=tmp_path, env=environment).returncode == 0
+    assert (
+        _run(*esper_guard, "check", "--ignore", "XX", "a.py", cwd=tmp_path, env=environment).returncode == 0
+    )
     assert "Prints." in _run(*esper_guard, "rule", "XX001", env=environment).stdout
 
     (tmp_path / "site" / "no_print.py").write_text("import missing_module\n")

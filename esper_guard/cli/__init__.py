@@ -11,8 +11,11 @@ from esper_guard import __version__
 from esper_guard.cli.check import check
 from esper_guard.cli.rule import rule
 from esper_guard.config import ConfigError
+from esper_guard.lint.files import PatternError
 from esper_guard.lint.registry import RuleError
 from esper_guard.lint.select import UnknownCodeError
+
+FAILED, INTERRUPTED = 2, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,9 +34,22 @@ cli.add_command(rule)
 
 
 def main() -> None:
-    """Run the command; misuse ends with status 2 and one line that says what to do."""
+    """Run the command. Misuse and internal errors end with status 2, an interrupt with 130."""
     try:
-        cli(prog_name="esper-guard")
-    except (ConfigError, RuleError, UnknownCodeError) as error:
+        status = cli.main(prog_name="esper-guard", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        status = FAILED
+    except (ConfigError, RuleError, UnknownCodeError, PatternError) as error:
         click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
-        sys.exit(2)
+        status = FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        status = INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - or the flush at exit fails, too
+        status = FAILED
+    except OSError as error:
+        click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
+        status = FAILED
+    sys.exit(status)

@@ -13,6 +13,7 @@ import msgspec
 from esper_guard import config as configuration
 from esper_guard.cli.parameters import Codes, OneOf
 from esper_guard.config import Config, Project
+from esper_guard.lint.check import SYNTAX_ERROR
 from esper_guard.lint.engine import (
     FixedFile,
     Report,
@@ -24,7 +25,7 @@ from esper_guard.lint.engine import (
 from esper_guard.lint.files import SourceFile, discover, matches
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Finding, Severity
-from esper_guard.lint.select import selected, without
+from esper_guard.lint.select import UnknownCodeError, check_specifier, selected, without
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 
@@ -140,19 +141,32 @@ class Check:
         project = self.project_of(os.path.dirname(absolute))
         codes = self._codes.get(project)
         if codes is None:
-            config, options = project.config, self.options
-            codes = self._codes[project] = selected(
-                all_rules(),
-                config.select if options.select is None else options.select,
-                [*config.extend_select, *(options.extend_select or ())],
-                [*config.ignore, *(options.ignore or ())],
-            )
-            for ignored in project.config.per_file_ignores.values():
-                selected(all_rules(), None, (), ignored)  # unknown codes are an error here, too
+            codes = self._codes[project] = self._selected(project)
         for pattern, ignored in project.config.per_file_ignores.items():
             if matches((pattern,), absolute, project.folder):
                 codes = without(codes, ignored)
         return codes
+
+    def _selected(self, project: Project) -> frozenset[str]:
+        config, options = project.config, self.options
+        rules = all_rules()
+        try:
+            for codes in (
+                config.select or (),
+                config.extend_select,
+                config.ignore,
+                *config.per_file_ignores.values(),
+            ):
+                for specifier in codes:
+                    check_specifier(specifier, rules)
+        except UnknownCodeError as error:
+            raise configuration.ConfigError(f"{project.file}: {error}") from None
+        return selected(
+            rules,
+            config.select if options.select is None else options.select,
+            [*config.extend_select, *(options.extend_select or ())],
+            [*config.ignore, *(options.ignore or ())],
+        )
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -193,7 +207,7 @@ class Check:
         if not (options.fix or options.diff):
             report = with_deep_stack(lambda: check_content(name, data, codes, True))
             return self._finish([report] if report.findings or report.crash else [], [])
-        done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe()))
+        done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe(name)))
         if options.diff:
             return self._show_diffs([done])
         sys.stdout.buffer.write(data if done.data is None else done.data)
@@ -210,11 +224,14 @@ class Check:
         fixed: list[Finding] = []
         done: list[FixedFile] = []
         for report in reports:
-            if not any(self._applies(finding) for finding in report.findings):
+            unsafe = self._unsafe(report.path)
+            if not any(f.fix is not None and (f.fix.safe or unsafe) for f in report.findings):
                 left.append(report)
                 continue
             data, codes = files.read(report.path), self.codes_for(report.path)
-            result = with_deep_stack(partial(fix_content, report.path, data, codes, self._unsafe()))
+            result = with_deep_stack(
+                partial(fix_content, report.path, data, codes, self._unsafe(report.path))
+            )
             if result.data is not None and not self.options.diff:
                 try:
                     write_atomically(report.path, result.data)
@@ -231,28 +248,30 @@ class Check:
             return self._show_diffs(done, left)
         return self._finish([r for r in left if r.findings or r.crash], fixed)
 
-    def _unsafe(self) -> bool:
-        return self.project.config.unsafe_fixes
-
-    def _applies(self, finding: Finding) -> bool:
-        return finding.fix is not None and (finding.fix.safe or self._unsafe())
+    def _unsafe(self, path: str) -> bool:
+        return self.project_of(os.path.dirname(os.path.abspath(path))).config.unsafe_fixes
 
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def _show_diffs(self, done: Sequence[FixedFile], left: Sequence[Report] = ()) -> int:
-        from difflib import unified_diff
+        from esper_guard.report.diff import diff
+        from esper_guard.report.text import concise
 
         changed = [file for file in done if file.data is not None]
         for file in changed:
-            path = file.report.path
-            before, after = (text.splitlines(keepends=True) for text in (file.before, file.after))
-            for line in unified_diff(before, after, path, path):
-                click.echo(line, nl=not line.endswith("\n"))
-        crashed = self._show_crashes([*left, *(file.report for file in done)])
+            sys.stdout.buffer.write(diff(file))
+        sys.stdout.buffer.flush()
+        reports = [*left, *(file.report for file in done)]
+        unread = [Report(r.path, [f for f in r.findings if f.code == SYNTAX_ERROR]) for r in reports]
+        broken = concise(unread, click.style)
+        click.echo(broken, nl=False, err=True)
+        crashed = self._show_crashes(reports)
         if not self.options.quiet and not crashed:
             count = sum(len(file.fixed) for file in changed)
             click.echo(f"Would fix {count} finding{_s(count)}." if count else "No fixes to apply.", err=True)
-        return FAILED if crashed else FOUND if changed and not self.options.exit_zero else CLEAN
+        if crashed:
+            return FAILED
+        return FOUND if (changed or broken) and not self.options.exit_zero else CLEAN
 
     def _finish(self, reports: Sequence[Report], fixed: Sequence[Finding], err: bool = False) -> int:
         from esper_guard.report import plain, render, text
@@ -282,7 +301,7 @@ class Check:
             with open(path, "w", encoding="utf-8", newline="\n") as file:
                 file.write(shown)
         except OSError as error:
-            raise click.FileError(path, error.strerror) from None
+            raise click.UsageError(f"can't write {path}: {error.strerror}") from None
 
     def _show_crashes(self, reports: Sequence[Report]) -> bool:
         crashed = [report for report in reports if report.crash]

@@ -42,7 +42,7 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     Raises:
         SourceError: the file can't be parsed.
     """
-    data = source.text.encode("utf-8", "surrogatepass")
+    data = source.text.encode("utf-8", "surrogatepass").replace(b"\r", b"\n")
     rules = _rules(codes)
     hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
     if not hit and not (
@@ -102,7 +102,10 @@ def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], slic
 
     findings: list[Finding] = []
     for piece in pieces:
-        module = parse_module(piece.text)
+        try:
+            module = parse_module(piece.text)
+        except SourceError as error:
+            raise SourceError(error.message, error.row + piece.first_row) from None
         positions = Positions(source, module, piece.first_row)
         for root in piece.roots(module):
             used_elsewhere = names_in_functions(masked.code) if root is module else frozenset()

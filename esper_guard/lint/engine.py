@@ -85,6 +85,11 @@ def fix_content(path: str, data: bytes, codes: frozenset[str], unsafe: bool) -> 
 
     report = check_content(path, data, codes, True)
     before = report.text or ""
+    if report.text is not None and not _survives_re_encoding(path, data):
+        crash = (
+            "can't fix it: encoding the text again would change bytes elsewhere; save the file as UTF-8 first"
+        )
+        return FixedFile(Report(path, report.findings, report.text, crash), [], before, before, None)
     fixed: list[Finding] = []
     current = data
     for _ in range(_MAX_FIX_ROUNDS):
@@ -133,6 +138,17 @@ def with_deep_stack(work: Callable[[], _T]) -> _T:
     return result  # type: ignore[no-any-return]
 
 
+def _survives_re_encoding(path: str, data: bytes) -> bool:
+    """Some codecs (cp932, utf-7, ...) write the same text in more than one way."""
+    try:
+        source = Source.from_bytes(path, data)
+        return source.to_bytes(source.text) == data
+    except SourceError:
+        return True  # not read, so not written either
+    except UnicodeError:
+        return False
+
+
 def _text(path: str, data: bytes) -> str:
     try:
         return Source.from_bytes(path, data).text
@@ -163,13 +179,16 @@ def _in_processes(todo: list[tuple[SourceFile, frozenset[str]]], jobs: int) -> d
     batches = [ordered[start::_BATCHES] for start in range(min(_BATCHES, len(ordered)))]
     reports: list[Report] = []
     broken: list[tuple[SourceFile, frozenset[str]]] = []
-    with ProcessPoolExecutor(min(jobs, len(batches))) as pool:
+    pool = ProcessPoolExecutor(min(jobs, len(batches)))
+    try:
         futures = [pool.submit(_check_batch, batch) for batch in batches]
         for batch, future in zip(batches, futures, strict=True):
             try:
                 reports += future.result()
             except BrokenProcessPool:  # noqa: PERF203
                 broken += batch
+    finally:
+        pool.shutdown(cancel_futures=True)
     reports += [_alone(*item) for item in broken]
     return {report.path: report for report in reports}
 

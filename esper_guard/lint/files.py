@@ -19,6 +19,10 @@ SUFFIXES = (".py", ".pyi", ".pyw")
 ProjectOf = Callable[[str], Project]
 
 
+class PatternError(ValueError):
+    """A pattern that no .gitignore could hold either."""
+
+
 class SourceFile(msgspec.Struct, frozen=True):
     """A file to check. ``path`` is as the user would write it."""
 
@@ -142,16 +146,30 @@ def matches(patterns: tuple[str, ...], absolute: str, folder: str, is_folder: bo
 def _spec(patterns: tuple[str, ...]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
-    return GitIgnoreSpec.from_lines(patterns)
+    try:
+        return GitIgnoreSpec.from_lines(patterns)
+    except ValueError as error:
+        raise PatternError(str(error)) from None
 
 
 def _ignore_file(path: str) -> GitIgnoreSpec | None:
+    if not os.path.isfile(path):
+        return None
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = tuple(file.read().splitlines())
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            lines = file.read().split("\n")
     except OSError:
         return None
-    return _spec(lines)
+    return _spec(tuple(line for line in lines if _is_pattern(line)))
+
+
+def _is_pattern(line: str) -> bool:
+    """Git passes over lines that are no pattern."""
+    try:
+        _spec((line,))
+    except ValueError:
+        return False
+    return True
 
 
 def _ignore_files_above(folder: str) -> tuple[tuple[str, GitIgnoreSpec], ...]:

@@ -45,7 +45,7 @@ def write_atomically(path: str, data: bytes) -> None:
     import tempfile  # not at the top: only fixing needs it, and it costs a fifth of the start-up time
 
     path = os.path.realpath(path)
-    mode = stat.S_IMODE(os.stat(path).st_mode)
+    before = os.stat(path)
     if not os.access(path, os.W_OK):
         raise PermissionError(13, "the file is read-only", path)
     descriptor, temporary = tempfile.mkstemp(prefix=".esper-guard-", dir=os.path.dirname(path))
@@ -54,7 +54,9 @@ def write_atomically(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
+        with suppress(OSError, AttributeError):  # the owner, where we may set it
+            os.chown(temporary, before.st_uid, before.st_gid)
+        os.chmod(temporary, stat.S_IMODE(before.st_mode))
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 _START = re.compile(r"""\#[^\r\n]*|"{3}|'{3}|"|'""")
+_LONE_RETURN = re.compile(r"\r(?!\n)")
 _PREFIX = re.compile(r"(?<!\w)[A-Za-z]{1,2}\Z")
 _STRING_PREFIXES = frozenset(("r", "b", "u", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"))
 _REST = {
@@ -65,7 +66,10 @@ def mask(text: str) -> Masked:
         pieces.append(filler)
         done = end
     pieces.append(text[done:])
-    return Masked("".join(pieces), comments, interpolations)
+    code = "".join(pieces)
+    if "\r" in code:  # every line ends in \n from here on; offsets stay as they are
+        code = _LONE_RETURN.sub("\n", code)
+    return Masked(code, comments, interpolations)
 
 
 def _prefix_before(text: str, quote: int, first: int) -> str:

@@ -45,10 +45,18 @@ def check_syntax(source: Source) -> None:
 
 
 def parse_module(text: str) -> cst.Module:
-    """The concrete syntax tree of a slice that ``check_syntax`` has let pass."""
+    """The concrete syntax tree of a slice that ``check_syntax`` has let pass.
+
+    Raises:
+        SourceError: LibCST doesn't accept it all the same (a form feed before an indented line, for one).
+    """
     import libcst as cst
 
-    return cst.parse_module(text)
+    try:
+        return cst.parse_module(text)
+    except cst.ParserSyntaxError as error:
+        what = error.message.rstrip(". ")
+        raise SourceError(f"Python accepts this code, LibCST does not: {what}", error.raw_line) from None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from esper_guard.lint.rule import Rule
 from esper_guard.nearest import did_you_mean
 
 ALL = "ALL"
+ALWAYS = ("EG001",)  # whatever is selected, a file that could not be checked is no clean file
 
 
 class UnknownCodeError(Exception):
@@ -30,7 +31,7 @@ def selected(
     chosen = []
     for code, rule in rules.items():
         wanted = _specificity(code, (*(select or ()), *extend_select))
-        if select is None and rule.default:
+        if rule.default if select is None else code in ALWAYS:
             wanted = max(wanted, 0)
         if wanted >= 0 and wanted > _specificity(code, ignore):
             chosen.append(code)
@@ -46,7 +47,8 @@ def without(codes: frozenset[str], ignore: Iterable[str]) -> frozenset[str]:
 def check_specifier(specifier: str, rules: Mapping[str, type[Rule]]) -> None:
     if specifier != ALL and not any(code.startswith(specifier) and specifier for code in rules):
         known = [*rules, *sorted({code[:3] for code in rules}), ALL]
-        raise UnknownCodeError(f"there is no rule or prefix '{specifier}'{did_you_mean(specifier, known)}")
+        hint = did_you_mean(specifier, known) or f"; there are {', '.join(rules)}"
+        raise UnknownCodeError(f"there is no rule or prefix '{specifier}'{hint}")
 
 
 def _specificity(code: str, specifiers: Iterable[str]) -> int:

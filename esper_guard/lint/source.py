@@ -51,18 +51,20 @@ class Source:
                 "the file contains a NUL byte: it is binary, or not saved as UTF-8", row, column
             )
         bom = data.startswith(codecs.BOM_UTF8)
+        encoding = "utf-8"
         try:
-            encoding = "utf-8" if data.isascii() and b"coding" not in data[:400] else _encoding(data)
+            if not data.isascii() or b"coding" in data[:400]:
+                encoding = _encoding(data)
             text = data[len(codecs.BOM_UTF8) if bom else 0 :].decode(encoding)
         except UnicodeDecodeError as error:
             row, column = _position(data, error.start)
             raise SourceError(
-                f"the file is not valid {error.encoding}: {error.reason}; "
+                f"the file is not valid {encoding}: {error.reason}; "
                 "save it as UTF-8, or name its encoding in a coding cookie",
                 row,
                 column,
             ) from None
-        except (SyntaxError, LookupError) as error:
+        except (SyntaxError, LookupError, UnicodeError) as error:
             raise SourceError(f"the file can't be decoded: {error}") from None
         return cls(path, text, encoding, bom)
 
@@ -110,5 +112,5 @@ _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=]", re.MULTILINE)
 
 
 def _position(data: bytes, offset: int) -> tuple[int, int]:
-    before = data[:offset].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return before.count(b"\n") + 1, offset - max(data.rfind(b"\n", 0, offset), data.rfind(b"\r", 0, offset))
+    lines = _NEWLINE_BYTES.split(data[:offset])
+    return len(lines), len(lines[-1].decode("utf-8", "replace")) + 1

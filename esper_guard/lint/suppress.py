@@ -14,9 +14,11 @@ from esper_guard.lint.source import Source
 from esper_guard.nearest import did_you_mean
 
 _CODE = r"(?-i:[A-Z]+[0-9]+)"
-_NOQA = re.compile(rf"#\s*noqa(?P<codes>\s*:\s*(?P<list>{_CODE}(?:[\s,]+{_CODE})*))?", re.IGNORECASE)
+# A colon or bracket that no list of codes follows makes the comment void, rather than a blanket one.
+_NOQA = re.compile(rf"#\s*noqa\b(?:\s*:\s*(?P<list>{_CODE}(?:[\s,]+{_CODE})*)|(?!\s*:))", re.IGNORECASE)
 _OURS = re.compile(
-    r"#\s*esper-guard\s*:\s*(?P<kind>ignore-file|ignore)\b(?P<codes>\s*\[(?P<list>[^\]]*)\])?", re.IGNORECASE
+    r"#\s*esper-guard\s*:\s*(?P<kind>ignore-file|ignore)(?![\w-])(?:\s*\[(?P<list>[^\]]*)\]|(?!\s*[\[\w]))",
+    re.IGNORECASE,
 )
 
 
@@ -41,6 +43,11 @@ class Suppressions:
         self._masked = masked
         self.all = list(_parse(source.text, masked))
         self._used: set[tuple[int, str]] = set()
+        self._for_file = [s for s in self.all if s.whole_file]
+        self._by_row: dict[int, list[Suppression]] = {}
+        for suppression in self.all:
+            if not suppression.whole_file:
+                self._by_row.setdefault(source.location(suppression.start).row, []).append(suppression)
 
     @property
     def skip_file(self) -> bool:
@@ -55,33 +62,28 @@ class Suppressions:
         return [finding for finding in findings if not self._silenced(finding, by_name)]
 
     def _silenced(self, finding: Finding, by_name: bool) -> bool:
-        rows = None
         silenced = False
-        for suppression in self.all:
-            if not suppression.silences(finding.code) or (by_name and not suppression.codes):
-                continue
-            if not suppression.whole_file:
-                rows = rows or self._rows(finding)
-                if self._source.location(suppression.start).row not in rows:
-                    continue
-            self._used.add((suppression.start, finding.code))
-            silenced = True
+        on_its_rows = (s for row in self._rows(finding) for s in self._by_row.get(row, ()))
+        for suppression in (*self._for_file, *on_its_rows):
+            if suppression.silences(finding.code) and not (by_name and not suppression.codes):
+                self._used.add((suppression.start, finding.code))
+                silenced = True
         return silenced
 
     def _rows(self, finding: Finding) -> set[int]:
         """The rows of a finding, and the last row of the statement it ends in (where formatters put comments)."""
         last = finding.end_location.row
-        return {*range(finding.location.row, last + 1), self._last_rows[last - 1]}
+        return {*range(finding.location.row, last + 1), self._last_rows[last - 1]} if self._by_row else set()
 
     @cached_property
     def _last_rows(self) -> list[int]:
         """For each row, the last row of its logical line: the one where all brackets are closed."""
         last_rows: list[int] = []
         first = depth = 0
-        lines = re.split(r"\r\n?|\n", self._masked.code)
+        lines = self._masked.code.split("\n")
         for row, line in enumerate(lines, start=1):
             depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
-            if depth <= 0 and not line.endswith("\\"):
+            if depth <= 0 and not line.rstrip("\r").endswith("\\"):
                 last_rows += [row] * (row - first)
                 first, depth = row, 0
         return last_rows + [len(lines)] * (len(lines) - first)

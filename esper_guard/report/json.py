@@ -25,7 +25,7 @@ def _entry(path: str, finding: Finding) -> dict[str, Any]:
         "code": finding.code,
         "name": finding.name,
         "severity": finding.severity.value,
-        "filename": path if path == "-" else os.path.abspath(path),
+        "filename": path if path == "-" else os.fsencode(os.path.abspath(path)).decode("utf-8", "replace"),
         "location": _location(finding.location),
         "end_location": _location(finding.end_location),
         "message": finding.message,

@@ -24,7 +24,7 @@ def concise(reports: Sequence[Report], style: Style) -> str:
             place = f"{shown(report.path)}:{finding.location.row}:{finding.location.column}"
             code = style(finding.code, fg=_COLOURS[finding.severity], bold=True)
             fixable = f" [{style('*', fg='cyan')}]" if finding.fix and finding.fix.safe else ""
-            lines.append(f"{place}: {code}{fixable} {finding.message}\n")
+            lines.append(f"{place}: {code}{fixable} {shown(finding.message)}\n")
     return "".join(lines)
 
 
@@ -48,7 +48,7 @@ def statistics(reports: Sequence[Report], style: Style) -> str:
 def _one(report: Report, finding: Finding, style: Style) -> str:
     colour = _COLOURS[finding.severity]
     blue = {"fg": "blue", "bold": True}
-    head = f"{style(finding.code, fg=colour, bold=True)} {style(finding.message, bold=True)}"
+    head = f"{style(finding.code, fg=colour, bold=True)} {style(shown(finding.message), bold=True)}"
     place = f"{shown(report.path)}:{finding.location.row}:{finding.location.column}"
     source = Source(report.path, report.text or "")
     gutter = len(str(finding.end_location.row))
@@ -68,7 +68,7 @@ def _one(report: Report, finding: Finding, style: Style) -> str:
                     lines.append(f"{' ' * gutter} {bar} {style(carets, fg=colour, bold=True)}")
         lines.append(f"{' ' * gutter} {bar}")
     if finding.help:
-        lines.append(f"{' ' * gutter} {style('=', **blue)} {style('help', bold=True)}: {finding.help}")
+        lines.append(f"{' ' * gutter} {style('=', **blue)} {style('help', bold=True)}: {shown(finding.help)}")
     rule = style(f"esper-guard rule {finding.code}", bold=True)
     lines.append(f"{' ' * gutter} {style('=', **blue)} {finding.severity.value} {finding.name}, see: {rule}")
     return "\n".join(lines) + "\n"

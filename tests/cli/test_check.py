@@ -72,7 +72,11 @@ def test_json_output(run: Run, write: Write) -> None:
             "applicability": "unsafe",
             "message": "Remove the copy",
             "edits": [
-                {"content": "", "location": {"row": 2, "column": 13}, "end_location": {"row": 2, "column": 26}}
+                {
+                    "content": "",
+                    "location": {"row": 2, "column": 13},
+                    "end_location": {"row": 2, "column": 26},
+                }
             ],
         },
         "noqa_row": 2,
@@ -204,7 +208,9 @@ def test_standard_input_fixed(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colour_on_a_terminal_only(write: Write, tmp_path: Path, extra: dict[str, str], coloured: bool) -> None:
+def test_colour_on_a_terminal_only(
+    write: Write, tmp_path: Path, extra: dict[str, str], coloured: bool
+) -> None:
     write("a.py", BAD)
     environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | extra
     controller, terminal = pty.openpty()
@@ -240,7 +246,9 @@ def test_the_static_half_imports_neither_torch_nor_libcst_without_a_hit(run: Run
         "print(sorted({'torch', 'libcst', 'msgspec'} & set(sys.modules)))"
     )
     folder = write("a.py", "def f(x):\n    return x\n").parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "['msgspec']"
 
 

@@ -23,7 +23,8 @@ def _found(run: Run, *arguments: str, **options: object) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize(
-    ("name", "header"), [("pyproject.toml", "[tool.esper-guard]\n"), ("esper-guard.toml", ""), (".x.toml", "")]
+    ("name", "header"),
+    [("pyproject.toml", "[tool.esper-guard]\n"), ("esper-guard.toml", ""), (".x.toml", "")],
 )
 def test_both_files_and_config(name: str, header: str, run: Run, write: Write) -> None:
     write(name, f'{header}select = ["EG102"]\n')
@@ -74,7 +75,15 @@ def test_gitignore(run: Run, write: Write, tmp_path: Path) -> None:
     write(".git/info/exclude", "private.py\n")
     write(".gitignore", "generated/\n*_pb2.py\n!kept_pb2.py\n")
     write("pkg/.gitignore", "/local.py\n!*_pb2.py\n")
-    for name in ("generated/a.py", "b_pb2.py", "kept_pb2.py", "private.py", "pkg/local.py", "pkg/c_pb2.py", "pkg/d.py"):
+    for name in (
+        "generated/a.py",
+        "b_pb2.py",
+        "kept_pb2.py",
+        "private.py",
+        "pkg/local.py",
+        "pkg/c_pb2.py",
+        "pkg/d.py",
+    ):
         write(name, BAD)
     assert [name for name, _ in _found(run)] == ["kept_pb2.py", "c_pb2.py", "d.py"]
     assert [name for name, _ in _found(run, cwd=tmp_path / "pkg")] == ["c_pb2.py", "d.py"]
@@ -87,7 +96,12 @@ def test_only_python_is_walked_and_each_file_once(run: Run, write: Write) -> Non
     for name in ("a.py", "b.pyi", "c.pyw", "d.txt", "e"):
         write(name, BAD)
     assert [name for name, _ in _found(run)] == ["a.py", "b.pyi", "c.pyw"]
-    assert [name for name, _ in _found(run, ".", "a.py", "./a.py", "d.txt")] == ["a.py", "b.pyi", "c.pyw", "d.txt"]
+    assert [name for name, _ in _found(run, ".", "a.py", "./a.py", "d.txt")] == [
+        "a.py",
+        "b.pyi",
+        "c.pyw",
+        "d.txt",
+    ]
 
 
 def test_output_format_and_unsafe_fixes(run: Run, write: Write) -> None:
@@ -125,7 +139,9 @@ def test_mistakes_are_named(text: str | bytes, message: str, run: Run, write: Wr
 
 
 def test_a_mistake_in_pyproject_is_placed(run: Run, write: Write) -> None:
-    write("pyproject.toml", '[project]\nname = "a"\n\n[tool.esper-guard]\nignore = []\noutput_format = "json"\n')
+    write(
+        "pyproject.toml", '[project]\nname = "a"\n\n[tool.esper-guard]\nignore = []\noutput_format = "json"\n'
+    )
     done = run("check")
     assert "pyproject.toml:6: unknown key 'output_format'; did you mean 'output-format'?" in done.stderr
 

@@ -55,7 +55,10 @@ FINE = {
     "crlf.py": (BAD.replace("\n", "\r\n").encode(), ["EG101"]),
     "cr.py": (BAD.replace("\n", "\r").encode(), ["EG101"]),
     "mixed.py": (b"a = 1\r\nb = 2\rc = 3\n" + BAD.encode(), ["EG101"]),
-    "form_feed.py": (b"a = 1\n\x0c\n" + BAD.encode() + b"\x0c\ndef g(x):\n\treturn x.contiguous().detach()\n", ["EG101"] * 2),
+    "form_feed.py": (
+        b"a = 1\n\x0c\n" + BAD.encode() + b"\x0c\ndef g(x):\n\treturn x.contiguous().detach()\n",
+        ["EG101"] * 2,
+    ),
     "tabs.py": (BAD.replace("    ", "\t").encode(), ["EG101"]),
     "no_newline.py": (BAD.rstrip().encode(), ["EG101"]),
     "latin_1.py": ("# coding: latin-1\ns = 'é'\n".encode("latin-1") + BAD.encode(), ["EG101"]),
@@ -141,7 +144,9 @@ def test_a_fix_goes_through_a_link(run: Run, write: Write, tmp_path: Path) -> No
 
 def test_a_fix_that_can_not_be_written_changes_nothing(run: Run, write: Write, tmp_path: Path) -> None:
     path = write("pkg/a.py", BAD)
-    done = run("check", "--fix", "--unsafe-fixes", "pkg/a.py", env={"PYTHONPATH": str(_failing_replace(tmp_path))})
+    done = run(
+        "check", "--fix", "--unsafe-fixes", "pkg/a.py", env={"PYTHONPATH": str(_failing_replace(tmp_path))}
+    )
     assert done.returncode == 2
     assert "can't write the fixes" in done.stderr
     assert path.read_text() == BAD

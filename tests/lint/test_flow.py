@@ -27,7 +27,7 @@ def _cases(text: str) -> list:
 
 
 SILENT = _cases(
-    '''
+    """
 # -- if not
 def f(x):
     if not x.is_contiguous():
@@ -312,11 +312,11 @@ def f():
 def f(x):
     return x
     COPY
-'''
+"""
 )
 
 FLAGGED = _cases(
-    '''
+    """
 # -- plain
 def f(x):
     return COPY
@@ -620,11 +620,11 @@ def f(x, a):
     if a:
         x = x.contiguous()
     return x.detach()
-'''
+"""
 )
 
 OTHERWISE_USED = _cases(
-    '''
+    """
 # -- returned as well
 def f(x):
     y = x.contiguous()
@@ -682,7 +682,7 @@ def f(x):
 # -- a string
 def f(x):
     return "x.contiguous().detach()"  # x.contiguous().detach()
-'''
+"""
 )
 
 

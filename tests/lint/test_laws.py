@@ -18,7 +18,9 @@ from esper_guard.lint.source import Source
 
 CODES = frozenset(all_rules())
 
-ATOMS = st.sampled_from(["x.is_contiguous()", "y.is_contiguous()", "a", "x.is_contiguous(memory_format=m)", "ok"])
+ATOMS = st.sampled_from(
+    ["x.is_contiguous()", "y.is_contiguous()", "a", "x.is_contiguous(memory_format=m)", "ok"]
+)
 TESTS = st.recursive(
     ATOMS,
     lambda inner: st.one_of(

@@ -21,6 +21,7 @@ from esper_guard.lint.source import Source, SourceError
 
 CODES = frozenset(all_rules())
 
+
 def _python_files(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if f not in ("site-packages", "__pycache__"))
