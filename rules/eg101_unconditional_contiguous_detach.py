@@ -179,14 +179,15 @@ class UnconditionalContiguousDetach(Rule):
                 yield self._finding(flow, copy, detached)
 
     def _finding(self, flow: Flow, copy: Copy, detached: list[cst.BaseExpression]) -> Finding:
-        from esper_guard.lint.flow import Test
+        from esper_guard.lint.flow import ContiguityTest
 
         positions = flow.positions
         chain = _chain(flow, copy.call, detached)
         start, end = positions.span(chain or copy.call)
         receiver, shown = positions.shown(copy.receiver), positions.shown(chain or copy.call)
         useless = (
-            copy.method != "clone" and Test("contiguous_format", True) in flow.facts(copy.receiver).tests
+            copy.method != "clone"
+            and ContiguityTest("contiguous_format", True) in flow.facts(copy.receiver).tests
         )
         if useless:
             message = f"`{shown}`: `{copy.method}` does nothing here, `{receiver}` is contiguous on every path to it"

@@ -194,16 +194,14 @@ class Check:
     def _standard_input(self) -> int:
         options = self.options
         name = options.stdin_filename or "-"
+        if sys.stdin is None:
+            raise click.UsageError("there is no standard input to read")
         data = sys.stdin.buffer.read()
-        codes = self.codes_for(options.stdin_filename or os.path.join(os.getcwd(), "-"))
-        if options.stdin_filename:
-            named = (
-                discover([options.stdin_filename], self.project_of)
-                if self.project.config.force_exclude
-                else ["-"]
-            )
-            if not list(named):
-                return CLEAN
+        codes = self.codes_for(name)
+        if not list(discover([name], self.project_of)):  # excluded: nothing to say, and nothing to change
+            if options.fix and not options.diff:
+                sys.stdout.buffer.write(data)
+            return CLEAN
         if not (options.fix or options.diff):
             report = with_deep_stack(lambda: check_content(name, data, codes, True))
             return self._finish([report] if report.findings or report.crash else [], [])

@@ -89,7 +89,7 @@ def _order(finding: Finding) -> tuple[Location, str, str]:
 
 def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool) -> list[Finding]:
     from esper_guard.lint.imports import names_of
-    from esper_guard.lint.slices import names_in_functions, slices, whole_file
+    from esper_guard.lint.slices import names_declared_global, names_in_functions, slices, whole_file
 
     names = names_of(masked.code)
     pieces = list(slices(source.text, masked, names, rules)) if sliced else [whole_file(source.text, rules)]
@@ -108,8 +108,11 @@ def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], slic
             raise SourceError(error.message, error.row + piece.first_row) from None
         positions = Positions(source, module, piece.first_row)
         for root in piece.roots(module):
-            used_elsewhere = names_in_functions(masked.code) if root is module else frozenset()
-            flow = analyse(root, names, positions, used_elsewhere)
+            if root is module:
+                used, rebound = names_in_functions(masked.code), names_declared_global(masked.code)
+                flow = analyse(root, names, positions, used, rebound)
+            else:
+                flow = analyse(root, names, positions)
             for rule in piece.rules:
                 findings += rule().check(flow)
     return findings

@@ -88,7 +88,10 @@ def _hit(
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:
     row = text.count("\n", 0, function.start) + _lone_returns(text, function.start)
     source = text[function.start : function.end]
-    if source[0] in " \t\f":
+    indent = len(source) - len(source.lstrip(" \t\f"))
+    # A form feed starts the count of an indentation anew, which LibCST doesn't know; a blank keeps the columns.
+    source = source[:indent].replace("\f", " ") + source[indent:]
+    if indent:
         return Slice(f"if True:\n{source}", row - 1, "function", rules)
     return Slice(source, row, "function", rules)
 
@@ -185,3 +188,10 @@ def names_in_functions(code: str) -> frozenset[str]:
     """Every name in the body of some function: what a module binds to it may be used there."""
     bodies = " ".join(code[function.body : function.end] for function in outermost_functions(code))
     return frozenset(re.findall(r"[^\W\d]\w*", bodies))
+
+
+def names_declared_global(code: str) -> frozenset[str]:
+    """Every name that some function of masked ``code`` declares global."""
+    return frozenset(
+        name for names in re.findall(r"\bglobal[ \t]+([^\n;]*)", code) for name in re.findall(r"\w+", names)
+    )

@@ -79,14 +79,18 @@ class Suppressions:
     def _last_rows(self) -> list[int]:
         """For each row, the last row of its logical line: the one where all brackets are closed."""
         last_rows: list[int] = []
-        first = depth = 0
-        lines = self._masked.code.split("\n")
-        for row, line in enumerate(lines, start=1):
+        depth = end = 0
+        for line in self._masked.code.split(
+            "\n"
+        ):  # strings have no line ends there: a row is asked of the source
+            end += len(line) + 1
             depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
             if depth <= 0 and not line.rstrip("\r").endswith("\\"):
-                last_rows += [row] * (row - first)
-                first, depth = row, 0
-        return last_rows + [len(lines)] * (len(lines) - first)
+                row = self._source.location(end - 1).row
+                last_rows += [row] * (row - len(last_rows))
+                depth = 0
+        row = self._source.location(len(self._source.text)).row
+        return last_rows + [row] * (row - len(last_rows))
 
     def unused(
         self, known: Collection[str], checked: Collection[str]

@@ -82,7 +82,7 @@ def test_broken_files_in_a_folder(run: Run, write: Write) -> None:
         write(f"pkg/{name}", content)
     write("pkg/other.py", BAD)
     # Only what could hold a finding is parsed in a folder; these all do, or can't even be decoded.
-    assert _codes(run, "pkg") == {**dict.fromkeys(BROKEN, ["EG001"]), "other.py": ["EG101"]}
+    assert _codes(run, "pkg") == {**{name: ["EG001"] for name in BROKEN}, "other.py": ["EG101"]}
 
 
 @pytest.mark.parametrize("name", sorted(FINE))
@@ -117,7 +117,7 @@ def test_links_pipes_and_loops(run: Run, write: Write, tmp_path: Path) -> None:
             server.bind("pkg/socket.py")
         finally:
             os.chdir(here)
-        expected = dict.fromkeys(["broken.py", "circle.py", "pipe.py", "socket.py"], ["EG001"])
+        expected = {name: ["EG001"] for name in ("broken.py", "circle.py", "pipe.py", "socket.py")}
         assert _codes(run, "pkg") == {**expected, "other.py": ["EG101"]}
     done = run("check", "pkg/pipe.py", "--output-format", "concise")
     assert "a pipe, not a regular file" in done.stdout

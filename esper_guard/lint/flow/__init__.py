@@ -15,10 +15,10 @@ from esper_guard.lint.flow.evidence import can_be_image
 from esper_guard.lint.flow.places import place_of
 from esper_guard.lint.flow.positions import Positions
 from esper_guard.lint.flow.statements import Statements, paired
-from esper_guard.lint.flow.values import NOTHING, Facts, Kind, State, Test, Value, Values
+from esper_guard.lint.flow.values import NOTHING, ContiguityTest, Facts, Kind, State, Value, Values
 from esper_guard.lint.imports import Names
 
-__all__ = ["Facts", "Flow", "Kind", "Test", "analyse", "can_be_image"]
+__all__ = ["ContiguityTest", "Facts", "Flow", "Kind", "analyse", "can_be_image"]
 
 _LOADS = (cst.Name, cst.Attribute, cst.Subscript)
 
@@ -61,7 +61,7 @@ class Flow:
 
     def outer_facts(self, name: str) -> Facts:
         """What a nested function may believe of a name around it: only what no later assignment can change."""
-        if name not in self.outer or len(self.bound.get(name, ())) > 1:
+        if name not in self.outer or name in self.volatile or len(self.bound.get(name, ())) > 1:
             return NOTHING
         facts = self.outer[name][1]
         return Facts(facts.kind, facts.ranks)
@@ -89,7 +89,20 @@ class Flow:
     def origin(self, node: cst.BaseExpression) -> str:
         """The full name of a module's attribute (``torch.detach``), through aliases; ``""`` for anything else."""
         written = evidence.dotted(node)
-        return "" if written is None else self.names.resolve_function(written)
+        if written is None or ("." in written and self._is_bound_here(node)):
+            return ""
+        return self.names.resolve_function(written)
+
+    def _is_bound_here(self, node: cst.BaseExpression) -> bool:
+        """Whether the root of a dotted name was bound by something else than an import, such as a parameter."""
+        while isinstance(node, cst.Attribute):
+            node = node.value
+        value = self.latest.get(node)
+        return value is not None and not value.is_entry and not isinstance(value.node, cst.ImportAlias)
+
+    def loads_of_name(self, name: str) -> Iterator[cst.BaseExpression]:
+        """Every expression that reads ``name``, in nested functions, too."""
+        yield from (node for node in self._facts if isinstance(node, cst.Name) and node.value == name)
 
     def made_by(self, node: cst.BaseExpression) -> object:
         """The syntax that made the value of ``node``: a call, a parameter, the target of a loop."""
@@ -131,17 +144,26 @@ class Flow:
                 waiting.append(parent)
                 waiting += self.loads(one)
             else:
-                targets = self._assigned_to(one)
+                targets = self.assigned_to(one)
                 if not targets:
                     found[one] = None
                 for target in targets:
-                    if isinstance(target, cst.Name) and target.value not in self.captured | self.volatile:
+                    if isinstance(target, cst.Name) and not self._is_beyond_sight(target):
                         waiting += self.loads(one)
                     else:
                         found[target] = None
         return list(found)
 
-    def _assigned_to(self, node: cst.BaseExpression) -> list[cst.BaseExpression]:
+    def _is_beyond_sight(self, target: cst.Name) -> bool:
+        """Whether code elsewhere may read the name: a nested function, or whoever has the class."""
+        scope = next(
+            (a for a in self.ancestors(target) if isinstance(a, (cst.ClassDef, cst.FunctionDef))), None
+        )
+        return (
+            isinstance(scope, cst.ClassDef) or target.value in self.captured or target.value in self.volatile
+        )
+
+    def assigned_to(self, node: cst.BaseExpression) -> list[cst.BaseExpression]:
         """The targets that take exactly the value of ``node``."""
         parent = self.parent(node)
         if isinstance(parent, cst.Assign):
@@ -174,11 +196,18 @@ class Flow:
 
 
 def analyse(
-    root: cst.Module | cst.FunctionDef, names: Names, positions: Positions, used_in_functions: frozenset[str]
+    root: cst.Module | cst.FunctionDef,
+    names: Names,
+    positions: Positions,
+    used_in_functions: frozenset[str] = frozenset(),
+    rebound_in_functions: frozenset[str] = frozenset(),
 ) -> Flow:
-    """Walk one function, or a module without the bodies of its functions."""
+    """Walk one function, or a module without the bodies of its functions.
+
+    For a module, the last two say which names its functions read, and which they declare ``global``.
+    """
     flow = Flow(names, positions, isinstance(root, cst.Module), used_in_functions)
-    flow.volatile = _declared_elsewhere(root)
+    flow.volatile = rebound_in_functions if flow.is_module else _declared_elsewhere(root)
     walker = Statements(flow, names, flow.values)
     if isinstance(root, cst.Module):
         walker.block(root.body, root)
@@ -192,7 +221,8 @@ def analyse(
 def _walk_deferred(flow: Flow, names: Names) -> None:
     """The bodies of nested functions: none of the tests made around them holds when they run."""
     while flow.deferred:
-        node, outer = flow.deferred.popitem()
+        node = next(iter(flow.deferred))
+        outer = flow.deferred.pop(node)
         flow.outer = {**flow.outer, **outer}
         walker = Statements(flow, names, flow.values)
         walker.is_nested = True
@@ -204,7 +234,7 @@ def _walk_deferred(flow: Flow, names: Names) -> None:
             walker.bind_parameters(node.params, node)
             walker.evaluate(node.body, node)
         elif isinstance(node, cst.GeneratorExp):
-            walker._rounds(node)
+            walker.rounds(node, first_is_known=True)
 
 
 def _declared_elsewhere(root: cst.CSTNode) -> frozenset[str]:

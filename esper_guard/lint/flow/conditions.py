@@ -13,14 +13,16 @@ from esper_guard.lint.flow.values import (
     And,
     Atom,
     Condition,
+    ContiguityTest,
     Facts,
     Kind,
     Not,
-    Test,
     Value,
     rank,
 )
 from esper_guard.lint.imports import Names
+
+_LARGEST = 32
 
 ValueOf = Callable[[cst.BaseExpression], Value]
 ConditionOf = Callable[[cst.BaseExpression], "Condition | None"]
@@ -31,7 +33,16 @@ def negated(condition: Condition | None) -> Condition | None:
 
 
 def both(left: Condition | None, right: Condition | None) -> Condition | None:
-    return None if left is None and right is None else And(left, right)
+    size = _size(left) + _size(right)
+    return And(left, right, size) if 0 < size <= _LARGEST else None
+
+
+def _size(condition: Condition | None) -> int:
+    if condition is None:
+        return 0
+    if isinstance(condition, Not):
+        return _size(condition.operand)
+    return condition.size if isinstance(condition, And) else 1
 
 
 def either(left: Condition | None, right: Condition | None) -> Condition | None:
@@ -79,8 +90,8 @@ def _without_first(call: cst.Call) -> cst.Call:
 def _contiguity(value: Value, memory_format: str) -> Condition:
     return Atom(
         value,
-        Facts(tests=frozenset((Test(memory_format, True),))),
-        Facts(tests=frozenset((Test(memory_format, False),))),
+        Facts(tests=frozenset((ContiguityTest(memory_format, True),))),
+        Facts(tests=frozenset((ContiguityTest(memory_format, False),))),
     )
 
 

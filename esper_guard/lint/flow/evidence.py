@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import libcst as cst
 
@@ -178,10 +179,12 @@ def from_function(origin: str, call: cst.Call, names: Names, arguments: list[Fac
             return TENSORS
         if name in _FACTORIES:
             return Facts(Kind.TENSOR, _ranks_of_sizes(call.args))
+        if name == "permute":
+            return Facts(Kind.TENSOR, _ranks_of_sizes(call.args[1:]))
         if name == "flatten":
             return Facts(Kind.TENSOR, _flatten_ranks(call.args[1:]))
         if name in TENSOR_FUNCTIONS:
-            keeps = name in _RANK_KEEPING or name.endswith("_like")
+            keeps = name.endswith("_like") or (name in _RANK_KEEPING and name not in ("clamp", "clip", "pow"))
             return Facts(Kind.TENSOR, arguments[0].ranks if keeps and arguments else ALL_RANKS)
     if module == "torch.nn.functional" and name in FUNCTIONAL:
         return TENSOR
@@ -217,12 +220,17 @@ def from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
     return NOTHING
 
 
+_NUMBERS = (cst.Integer, cst.Float, cst.UnaryOperation)
+
+
 def names_memory_format(call: cst.Call) -> bool:
     return any(arg.keyword is not None and arg.keyword.value == "memory_format" for arg in call.args)
 
 
 def _method_ranks(method: str, call: cst.Call, receiver: Facts) -> int:
-    args = [arg for arg in call.args if arg.keyword is None]
+    args = call.args
+    if method in ("clamp", "clip", "pow") and not all(isinstance(arg.value, _NUMBERS) for arg in args):
+        return ALL_RANKS  # a tensor there may broadcast
     if method in _RANK_KEEPING or (
         method.endswith("_") and method not in ("squeeze_", "unsqueeze_", "resize_")
     ):
@@ -242,9 +250,9 @@ def _method_ranks(method: str, call: cst.Call, receiver: Facts) -> int:
     return ALL_RANKS
 
 
-def _ranks_of_sizes(args: object) -> int:
+def _ranks_of_sizes(args: Sequence[cst.Arg]) -> int:
     """``(2, 3)`` and ``((2, 3))`` both name two sizes; one bare name may be either a size or a shape."""
-    sizes = [arg for arg in args if isinstance(arg, cst.Arg) and arg.keyword is None]  # type: ignore[attr-defined]
+    sizes = [arg for arg in args if arg.keyword is None or arg.keyword.value in ("size", "dims")]
     if any(arg.star for arg in sizes) or not sizes:
         return ALL_RANKS
     if len(sizes) > 1:
@@ -259,13 +267,14 @@ def _ranks_of_sizes(args: object) -> int:
     return ALL_RANKS
 
 
-def _flatten_ranks(args: object) -> int:
-    positions = list(args)  # type: ignore[call-overload]
-    if not positions:
+def _flatten_ranks(args: Sequence[cst.Arg]) -> int:
+    """``flatten(start)`` leaves the dimensions before ``start`` and one more; with an end, it depends on the input."""
+    if not args:
         return rank(1)
-    start = positions[0].value
-    if len(positions) == 1 and isinstance(start, cst.Integer) and positions[0].keyword is None:
-        return rank(int(start.value) + 1)
+    only = args[0]
+    if len(args) == 1 and isinstance(only.value, cst.Integer) and not only.star:
+        if only.keyword is None or only.keyword.value == "start_dim":
+            return rank(int(only.value.value) + 1)
     return ALL_RANKS
 
 

@@ -59,6 +59,10 @@ class Expressions:
         """Literals, containers, f-strings and whatever Python gets next: evaluate what stands in it."""
         for child in _children(node):
             self._part(child, node)
+        if isinstance(node, (cst.List, cst.Tuple)) and node.elements:
+            kinds = {self.flow.facts(element.value).kind for element in node.elements}
+            if kinds == {Kind.TENSOR}:
+                return self.state.fresh(node, evidence.TENSORS)
         is_plain = isinstance(node, _NEVER_A_TENSOR)
         return self.state.fresh(node, evidence.OTHER if is_plain else NOTHING)
 
@@ -231,17 +235,19 @@ class Expressions:
             if name in evidence.ONLY_TENSORS_HAVE and self.state.facts_of(receiver).kind is Kind.UNKNOWN:
                 self.state.refine(receiver, evidence.TENSOR)
             if name in effects.CHANGES_LAYOUT or name == "detach_":
-                return self._changed_in_place(node, function, facts)
+                return self._changed_in_place(node, function.value, facts)
+        module, _, name = origin.rpartition(".")
+        if module == "torch.Tensor" and name in effects.CHANGES_LAYOUT and node.args:
+            return self._changed_in_place(node, node.args[0].value, facts)
         return self.state.fresh(node, facts._replace(condition=condition))
 
     def origin_of(self, function: cst.BaseExpression) -> str:
         """The full name of a function: of a builtin, a local class or function, or through an import; else ``""``."""
-        written = evidence.dotted(function)
-        return "" if written is None else self.names.resolve_function(written)
+        return self.flow.origin(function)
 
     def _argument(self, arg: cst.Arg, call: cst.Call) -> Facts:
         self.flow.parents[arg] = call
-        if isinstance(arg.value, cst.GeneratorExp) and len(call.args) == 1:
+        if isinstance(arg.value, cst.GeneratorExp) and _consumes(call):
             return self.state.facts_of(self._consumed_generator(arg.value, arg))
         return self.state.facts_of(self.evaluate(arg.value, arg))
 
@@ -259,9 +265,9 @@ class Expressions:
             self.state.refine(self._value_again(node.args[0].value), known)
         return evidence.from_function(origin, node, self.names, arguments)
 
-    def _changed_in_place(self, node: cst.Call, function: cst.Attribute, facts: Facts) -> Value:
+    def _changed_in_place(self, node: cst.Call, tensor: cst.BaseExpression, facts: Facts) -> Value:
         """``x.t_()``, ``x.detach_()``: the place holds something else from here on."""
-        place = self.place_of(function.value)
+        place = self.place_of(tensor)
         value = self.state.fresh(node, Facts(Kind.TENSOR, facts.ranks))
         if place is not None:
             self.state.bind(place, value)
@@ -271,59 +277,82 @@ class Expressions:
         """Whatever is reached through an object that is called, or handed over, may change."""
         if effects.is_pure_function(origin):
             return
+        function = node.func
+        if isinstance(function, cst.Attribute) and effects.is_pure_method(function.attr.value) and not origin:
+            if self.place_of(function.value) not in (("self",), ("cls",)):
+                return
         for name in self.flow.volatile:
             if (name,) in self.state.places:
                 self.state.forget((name,), node)
-        touched = [arg.value for arg in node.args]
-        if isinstance(node.func, cst.Attribute):
-            owner = node.func.value
-            if _is_super(owner):
-                self.state.forget_below(("self",), node)
-            if self.place_of(owner) not in (("self",), ("cls",)) and effects.is_pure_method(
-                node.func.attr.value
-            ):
-                return
-            touched.append(owner)
+        touched = [place for arg in node.args for place in self._mentioned(arg.value)]
+        if isinstance(function, cst.Attribute):
+            touched += [("self",)] if _is_super(function.value) else self._mentioned(function.value)
         else:
-            touched.append(node.func)
-        for expression in touched:
-            place = self.place_of(expression)
-            if place is not None:
-                self.state.forget_below(place, node)
+            touched += self._mentioned(function)
+            made_by = self.flow.latest[function].node
+            if isinstance(made_by, (cst.FunctionDef, cst.Lambda)):  # a closure may reach anything
+                self._anything_may_run(node)
+            for place in self.state.places_holding(self.flow.latest[function]):
+                touched += [place[:-1]] if len(place) > 1 else []  # a bound method, kept in a variable
+        for place in touched:
+            self.state.forget_below(place, node)
+
+    def _mentioned(self, node: cst.CSTNode) -> list[Place]:
+        """The places through which whoever gets the value of ``node`` can reach something."""
+        if isinstance(node, (cst.Name, cst.Attribute, cst.Subscript)):
+            place = self.place_of(node)
+            return [] if place is None else [place]
+        if isinstance(node, cst.Lambda):
+            return [place for place in self.state.places if len(place) == 1]
+        if isinstance(node, (cst.BaseString, cst.BaseNumber)):
+            return []
+        return [place for child in _children(node) for place in self._mentioned(child)]
 
     # -- scopes inside expressions --------------------------------------------------------------------------------
 
     def _comprehension(self, node: cst.BaseComp) -> Value:
         """The element is evaluated for each round of the loops, under their conditions."""
         before = self.state.copy()
-        self._rounds(node)
-        bound = {name for name, _ in self._walrus_names(before)}
-        if bound:  # a name bound in one round is read in the next: walk again, knowing nothing of it
+        own = self.rounds(node)
+        changed = self._changed_since(before, own)
+        if changed:  # what one round changes is what the next one, and the code after, find
             self.current = before.copy()
-            for name in bound:
-                self.state.forget((name,), node)
+            for place in changed:
+                self.state.forget(place, node)
             before = self.state.copy()
-            self._rounds(node)
+            self.rounds(node)
         self.current = before
         kind = self.flow.facts(node.elt).kind if isinstance(node, cst.BaseSimpleComp) else Kind.OTHER
         return self.state.fresh(node, evidence.TENSORS if kind is Kind.TENSOR else evidence.OTHER)
 
-    def _walrus_names(self, before: State) -> list[tuple[str, Value]]:
+    def _changed_since(self, before: State, own: frozenset[str]) -> list[Place]:
+        """The places that hold something else now, but for names of an inner scope."""
         return [
-            (str(place[0]), value)
+            place
             for place, value in self.state.places.items()
-            if len(place) == 1
-            and place[0] in self.flow.walrus_names
+            if place[0] not in own
+            and (place in before.places or place[0] in self.flow.walrus_names)
             and before.places.get(place) is not value
         ]
 
-    def _rounds(self, node: cst.BaseComp) -> None:
+    def rounds(self, node: cst.BaseComp, first_is_known: bool = False) -> frozenset[str]:
+        """Walk the loops of a comprehension once; returns the names they bind.
+
+        ``first_is_known``: the first iterable of a generator was evaluated where the generator was made.
+        """
+        own: set[str] = set()
         loop: cst.CompFor | None = node.for_in
         parent: cst.CSTNode = node
         while loop is not None:
             self.flow.parents[loop] = parent
-            iterable = self.state.facts_of(self.evaluate(loop.iter, loop))
+            if first_is_known:
+                iterable, first_is_known = self.flow.facts(loop.iter), False
+            else:
+                iterable = self.state.facts_of(self.evaluate(loop.iter, loop))
+            if loop.asynchronous is not None:
+                self._anything_may_run(loop)
             self.bind_target(loop.target, loop, self.element_facts(loop.iter, iterable))
+            own |= _names_in(loop.target)
             for test in loop.ifs:
                 self.flow.parents[test] = loop
                 if_true, _ = self.branch(test.test, test)
@@ -334,6 +363,7 @@ class Expressions:
             self.evaluate(node.value, node)
         else:
             self.evaluate(cast(cst.BaseSimpleComp, node).elt, node)
+        return frozenset(own)
 
     def _generator(self, node: cst.GeneratorExp) -> Value:
         """A generator that is kept runs later: only its first iterable is evaluated here."""
@@ -464,12 +494,26 @@ class Expressions:
             if is_and:
                 return right_true, join(test, (left_false, right_false))
             return join(test, (left_true, right_true)), right_false
+        if isinstance(test, cst.IfExp):
+            return self._branch_of_conditional(test)
         condition = self.condition_of(self.evaluate(test, parent))
         if_true = assume(self.state, condition, True).copy()
         if_false = assume(self.state, condition, False).copy()
-        if isinstance(test, cst.Name) and test.value == "True":
+        constant = test.value if isinstance(test, (cst.Name, cst.Integer)) else None
+        if constant in ("True", "1"):
             return if_true, None
-        return if_true, if_false
+        return (None, if_false) if constant in ("False", "0", "None") else (if_true, if_false)
+
+    def _branch_of_conditional(self, test: cst.IfExp) -> Branches:
+        """``a if c else b`` as a test: it is true where ``c`` and ``a`` are, or where only ``b`` is."""
+        sides = zip(self.branch(test.test, test), (test.body, test.orelse), strict=True)
+        outcomes: list[Branches] = []
+        for state, expression in sides:
+            if state is not None:
+                self.current = state
+                outcomes.append(self.branch(expression, test))
+        if_true = join((test, True), [outcome[0] for outcome in outcomes])
+        return if_true, join((test, False), [outcome[1] for outcome in outcomes])
 
     def unpacked_shape(self, targets: cst.BaseExpression, shape: cst.BaseExpression) -> None:
         """``b, c, h, w = x.shape`` says that ``x`` has four dimensions."""
@@ -484,6 +528,22 @@ class Expressions:
             node = shape.func.value if shape.func.attr.value == "size" else None
         if node is not None:
             self.state.refine(self._value_again(node), Facts(ranks=rank(len(targets.elements))))
+
+
+def _names_in(target: cst.CSTNode) -> set[str]:
+    if isinstance(target, cst.Name):
+        return {target.value}
+    return {name for child in _children(target) for name in _names_in(child)}
+
+
+def _consumes(call: cst.Call) -> bool:
+    """Whether a generator given to this call runs before the call returns."""
+    if isinstance(call.func, cst.Attribute):
+        return call.func.attr.value in ("join", "extend", "update")
+    return isinstance(call.func, cst.Name) and call.func.value in _CONSUMERS
+
+
+_CONSUMERS = frozenset("all any dict frozenset list max min set sorted sum tuple".split())
 
 
 def _mentions_loader(node: cst.BaseExpression) -> bool:
@@ -523,6 +583,12 @@ _FIELDS: dict[type[cst.CSTNode], tuple[str, ...]] = {
     cst.FormattedStringText: (),
     cst.FormattedStringExpression: ("expression", "format_spec"),
     cst.ConcatenatedString: ("left", "right"),
+    cst.IfExp: ("test", "body", "orelse"),
+    cst.BooleanOperation: ("left", "right"),
+    cst.BinaryOperation: ("left", "right"),
+    cst.UnaryOperation: ("expression",),
+    cst.Call: ("func", "args"),
+    cst.Arg: ("value",),
     cst.SimpleString: (),
     cst.Integer: (),
     cst.Float: (),

@@ -32,7 +32,7 @@ def _key(node: cst.Subscript, value_of_name: Callable[[str], Value]) -> str | Va
     if isinstance(index, cst.Integer):
         return f"[{index.value}]"
     if isinstance(index, cst.SimpleString):
-        return f"['{index.raw_value}']"
+        return None if "\\" in index.raw_value else f"['{index.raw_value}']"
     if isinstance(index, cst.UnaryOperation) and isinstance(index.expression, cst.Integer):
         return f"[-{index.expression.value}]" if isinstance(index.operator, cst.Minus) else None
     return None

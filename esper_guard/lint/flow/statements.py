@@ -110,14 +110,23 @@ class Statements(Expressions):
         self.bind_value(node.target, node, value)
 
     def _delete(self, node: cst.Del) -> None:
-        targets = (
-            [e.value for e in node.target.elements] if isinstance(node.target, cst.Tuple) else [node.target]
-        )
-        for target in targets:
-            self.flow.parents[target] = node
-            place = self.place_of(target)
-            if place is not None:
-                self.state.bind(place, self.state.fresh(target, label="deleted"))
+        self._delete_target(node.target, node)
+
+    def _delete_target(self, target: cst.BaseExpression, parent: cst.CSTNode) -> None:
+        if isinstance(target, (cst.Tuple, cst.List)):
+            self.flow.parents[target] = parent
+            for element in target.elements:
+                self.flow.parents[element] = target
+                self._delete_target(element.value, element)
+            return
+        self.evaluate(target, parent)
+        place = self.place_of(target)
+        if place is not None:
+            self.state.bind(place, self.state.fresh(target, label="deleted"))
+        if isinstance(target, cst.Subscript):  # the items behind it move up
+            owner = self.place_of(target.value)
+            if owner is not None:
+                self.state.forget_below(owner, target)
 
     def _return(self, node: cst.Return) -> None:
         if node.value is not None:
@@ -189,6 +198,8 @@ class Statements(Expressions):
         facts = self.element_facts(node.iter, iterable)
 
         def enter() -> State | None:
+            if node.asynchronous is not None:
+                self._anything_may_run(node)
             exhausted = self.state.copy()
             self.bind_target(node.target, node, facts)
             return exhausted
@@ -280,6 +291,8 @@ class Statements(Expressions):
             if item.asname is not None:
                 self.flow.parents[item.asname] = item
                 self.bind_target(item.asname.name, item.asname, NOTHING)
+        if node.asynchronous is not None:
+            self._anything_may_run(node)
         left: list[State] = []
         if suppresses:
             self._raising.append(left)
@@ -298,14 +311,20 @@ class Statements(Expressions):
                 break
             self.flow.parents[case] = node
             unmatched: State | None = self.state.copy()
-            if condition is not None and isinstance(case.pattern, cst.MatchSingleton):
-                outcome = case.pattern.value.value == "True"
+            singleton = case.pattern.pattern if isinstance(case.pattern, cst.MatchAs) else case.pattern
+            if condition is not None and isinstance(singleton, cst.MatchSingleton):
+                outcome = singleton.value.value == "True"
                 unmatched = assume(self.state, condition, not outcome).copy()
                 self.current = assume(self.state, condition, outcome).copy()
             captures = _captured_names(case.pattern)
             for name in captures:
-                whole = isinstance(case.pattern, cst.MatchAs) and case.pattern.pattern is None
-                self.bind_name(name, subject if whole else self.state.fresh(case, label=name))
+                whole = case.pattern.name if isinstance(case.pattern, cst.MatchAs) else None
+                self.bind_name(
+                    name,
+                    subject
+                    if whole is not None and whole.value == name
+                    else self.state.fresh(case, label=name),
+                )
             if _matches_anything(case.pattern):
                 unmatched = None
             if case.guard is not None:
@@ -336,7 +355,11 @@ class Statements(Expressions):
             self.evaluate(arg.value, arg)
         outside = self.state.copy()
         self.block(node.body, node)
+        changed = [] if self.current is None else self._changed_since(outside, frozenset())
         self.current = outside
+        for place in changed:
+            if len(place) > 1:  # names bound in the body are the class's own
+                self.state.forget(place, node)
         self.bind_name(node.name.value, self.state.fresh(node, evidence.OTHER))
 
 

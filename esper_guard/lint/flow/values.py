@@ -30,7 +30,7 @@ class Kind(enum.Enum):
     OTHER = "anything but a tensor"
 
 
-class Test(NamedTuple):
+class ContiguityTest(NamedTuple):
     """``is_contiguous(memory_format=...)`` was asked, with this outcome."""
 
     memory_format: str
@@ -62,6 +62,7 @@ class Not(NamedTuple):
 class And(NamedTuple):
     left: Condition | None
     right: Condition | None
+    size: int  # how many atoms it is made of: tests kept in variables can grow without bound
 
 
 Condition = Atom | Not | And
@@ -72,7 +73,7 @@ class Facts(NamedTuple):
 
     kind: Kind = Kind.UNKNOWN
     ranks: int = ALL_RANKS
-    tests: frozenset[Test] = frozenset()
+    tests: frozenset[ContiguityTest] = frozenset()
     condition: Condition | None = None
 
     def joined(self, other: Facts) -> Facts:
@@ -195,7 +196,14 @@ class State:
 
     def bind(self, place: Place, value: Value) -> None:
         """``place`` holds ``value`` from here on; whatever was reached through it is unknown."""
-        self.forget_below(place, value.node)
+        for other in [p for p in self.places if len(p) > len(place) and p[: len(place)] == place]:
+            self.forget(other, value.node)
+        if ".__dict__" in place:
+            self.forget_below(place, value.node)
+        if len(place) > 1:  # the same attribute or item, reached through another name for its owner
+            for owner in self.places_holding(self.places.get(place[:-1])):
+                if owner != place[:-1]:
+                    self.forget_below(owner, value.node)
         if isinstance(place[-1], Value) or place[-1].startswith("["):
             self._forget_siblings(place, value.node)
         self.places[place] = value
@@ -203,11 +211,17 @@ class State:
     def forget(self, place: Place, node: object) -> None:
         self.places[place] = self.fresh(node, label=("lost", place))
 
+    def places_holding(self, value: Value | None) -> list[Place]:
+        return [] if value is None else [place for place, held in self.places.items() if held is value]
+
     def forget_below(self, prefix: Place, node: object) -> None:
-        """Something may have changed what is reached through ``prefix`` (its attributes and items)."""
-        length = len(prefix)
-        for place in [p for p in self.places if len(p) > length and p[:length] == prefix]:
-            self.forget(place, node)
+        """Something may have changed what is reached through ``prefix`` (its attributes and items), or an alias."""
+        if ".__dict__" in prefix:
+            prefix = prefix[: prefix.index(".__dict__")]
+        for alias in {prefix, *self.places_holding(self.places.get(prefix))}:
+            length = len(alias)
+            for place in [p for p in self.places if len(p) > length and p[:length] == alias]:
+                self.forget(place, node)
 
     def forget_attribute(self, attribute: str, node: object, but: Place) -> None:
         """``other.attribute`` was assigned: every place that goes through the attribute may be meant."""
@@ -220,7 +234,7 @@ class State:
         for other in [p for p in self.places if len(p) > len(parent) and p[: len(parent)] == parent]:
             step = other[len(parent)]
             is_item = isinstance(step, Value) or step.startswith("[")
-            if is_item and step != key and (isinstance(step, Value) or isinstance(key, Value)):
+            if is_item and step != key and (_may_be_any(step) or _may_be_any(key)):
                 self.forget(other, node)
 
     def retire(self, value: Value, keep: Place | None = None) -> None:
@@ -242,6 +256,11 @@ class State:
         for other, known in list(self.facts.items()):
             if known.condition is not None and value in values_in(known.condition):
                 self.know(other, known._replace(condition=None))
+
+
+def _may_be_any(key: str | Value) -> bool:
+    """Whether an index may name the same item as another: it is variable, or counts from the end."""
+    return isinstance(key, Value) or key.startswith("[-")
 
 
 def values_in(condition: Condition | None) -> Iterator[Value]:
