@@ -21,8 +21,8 @@ class Copy(NamedTuple):
 
 def as_copy(flow: Flow, call: cst.Call) -> Copy | None:
     """``x.contiguous()``, or ``x.to(...)`` and ``x.clone(...)`` with ``memory_format=torch.contiguous_format``."""
-    receiver, method, args = _unbound(flow, call)
-    if receiver is None or method not in ("contiguous", "to", "clone") or any(arg.star for arg in args):
+    receiver, method, args = unbound(flow, call)
+    if receiver is None or method not in ("contiguous", "to", "clone"):
         return None
     argument = memory_format_argument(args, method)
     if argument is None:
@@ -39,17 +39,17 @@ def memory_format_argument(args: list[cst.Arg], method: str) -> cst.Arg | None:
     return args[0] if method == "contiguous" and args and args[0].keyword is None else None
 
 
-def _unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str, list[cst.Arg]]:
+def unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str, list[cst.Arg]]:
     """Receiver, method and the other arguments of ``x.m(...)``, ``torch.m(x, ...)`` and ``torch.Tensor.m(x, ...)``."""
-    origin = flow.origin(call.func)
-    args = list(call.args)
-    if origin:
-        module, _, name = origin.rpartition(".")
-        if module in ("torch", "torch.Tensor") and args and args[0].keyword is None and not args[0].star:
-            return args[0].value, name, args[1:]
+    module, _, name = flow.origin(call.func).rpartition(".")
+    if module in ("torch", "torch.Tensor"):
+        for index, arg in enumerate(call.args):
+            is_first = index == 0 and arg.keyword is None and not arg.star
+            if is_first or (arg.keyword is not None and arg.keyword.value in ("input", "self")):
+                return arg.value, name, [*call.args[:index], *call.args[index + 1 :]]
         return None, "", []
-    if isinstance(call.func, cst.Attribute):
-        return call.func.value, call.func.attr.value, args
+    if isinstance(call.func, cst.Attribute) and module.partition(".")[0] not in ("torch", "numpy"):
+        return call.func.value, call.func.attr.value, list(call.args)
     return None, "", []
 
 
@@ -62,9 +62,9 @@ def method_called_on(flow: Flow, node: cst.BaseExpression) -> tuple[str, cst.Cal
             return parent.attr.value, call
     if isinstance(parent, cst.Arg):
         call = flow.parent(parent)
-        if isinstance(call, cst.Call) and call.args and call.args[0] is parent:
-            receiver, method, _ = _unbound(flow, call)
-            if receiver is node and flow.origin(call.func):
+        if isinstance(call, cst.Call):
+            receiver, method, _ = unbound(flow, call)
+            if receiver is node:
                 return method, call
     return None
 

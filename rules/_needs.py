@@ -20,7 +20,11 @@ _METHODS = frozenset(
     """.split()
 )
 _LAYOUT_KEEPING = frozenset(
-    "bfloat16 clone cpu cuda detach detach_ double float half int long pin_memory requires_grad_ to type byte".split()
+    """
+    abs add add_ bfloat16 byte ceil clamp clamp_ clip clone cpu cuda detach detach_ div div_ double exp float floor half
+    int log long mul mul_ nan_to_num neg pin_memory pow relu requires_grad_ round rsqrt sigmoid sqrt square sub sub_ tanh
+    to type
+    """.split()
 )
 _GROWING = frozenset("add append appendleft extend insert put put_nowait setdefault update".split())
 _MODULES = frozenset("numpy cupy jax ctypes pickle PIL cv2 safetensors onnx onnxruntime tensorrt".split())
@@ -61,7 +65,8 @@ def _consumer(flow: Flow, use: cst.BaseExpression) -> bool | list[cst.BaseExpres
             return []
         if parent.attr.value in _METHODS:
             return True
-        return [call] if parent.attr.value in _LAYOUT_KEEPING else []
+        keeps = parent.attr.value in _LAYOUT_KEEPING or parent.attr.value == "copy"
+        return [call] if keeps else []
     if isinstance(parent, cst.Arg):
         call = flow.parent(parent)
         return _function(flow, call) if isinstance(call, cst.Call) else []
@@ -72,9 +77,20 @@ def _consumer(flow: Flow, use: cst.BaseExpression) -> bool | list[cst.BaseExpres
         return [container] if isinstance(container, cst.BaseExpression) else []
     if isinstance(parent, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
         return [parent]
-    if isinstance(use, cst.Subscript) and isinstance(parent, (cst.AssignTarget, cst.AnnAssign)):
-        return list(flow.loads(use.value))  # stored in a container: the container's uses count
-    return []
+    if isinstance(parent, (cst.BinaryOperation, cst.Subscript)):
+        return [parent]
+    if isinstance(parent, cst.AugAssign):
+        return _container(flow, parent.target)
+    if isinstance(use, cst.Subscript):
+        return _container(flow, use.value)  # stored in a container: the container's uses count
+    return list(flow.loads_of_name(use.value)) if isinstance(use, cst.Name) else []
+
+
+def _container(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpression]:
+    """Where a container that took the value is read: ``d`` for ``d["a"]["b"]``, in nested functions, too."""
+    while isinstance(node, (cst.Subscript, cst.Attribute)):
+        node = node.value
+    return list(flow.loads_of_name(node.value)) if isinstance(node, cst.Name) else []
 
 
 def _function(flow: Flow, call: cst.Call) -> bool | list[cst.BaseExpression]:
@@ -83,7 +99,7 @@ def _function(flow: Flow, call: cst.Call) -> bool | list[cst.BaseExpression]:
     parts = origin.split(".")
     name = parts[-1]
     if isinstance(call.func, cst.Attribute) and name in _GROWING:
-        return list(flow.loads(call.func.value))
+        return _container(flow, call.func.value)
     if name in ("dict", "list", "tuple", "OrderedDict", "sorted", "reversed"):
         return [call]
     if parts[0] in _MODULES or _NATIVE & set(parts) or origin.startswith("torch.ops."):

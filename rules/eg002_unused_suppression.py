@@ -68,6 +68,9 @@ class UnusedSuppression(Rule):
         "# esper-guard: ignore-file\ny = x.contiguous().detach()\n",
         "# esper-guard: ignore-file[EG101]\ny = x.contiguous().detach()\n",
         's = "# noqa: EG101"\n',
+        "y = (x.contiguous().detach(), '''\n''')  # noqa: EG101\n",
+        "y = x.detach()  # noqa: see below\n",
+        "y = x.detach()  # esper-guard: ignore the style\n",
     )
     invalid = (
         Invalid("y = x.detach()  # noqa: EG101\n", fixed="y = x.detach()\n"),

@@ -88,8 +88,8 @@ class UnconditionalContiguousDetach(Rule):
     name = "unconditional-contiguous-detach"
     severity = Severity.WARNING
     triggers = (
-        rb"\.\s*contiguous\b|\bcontiguous_format\b",
-        rb"\.\s*(?:detach|data\b)|(?<!def )\bdetach_?\s*\(|\bdetach\s+as\b",
+        rb"(?<!def )\bcontiguous\b|\bcontiguous_format\b",
+        rb"(?<!def )\bdetach_?\b|\.(?:\s|\\|#[^\n]*)*data\b",
     )
 
     valid = (
@@ -143,6 +143,19 @@ class UnconditionalContiguousDetach(Rule):
             fixed="import torch\ndef f(x):\n    return x.clone().detach()\n",
         ),
         Invalid(
+            "import torch\ndef f(x):\n    return x.clone(memory_format=torch.contiguous_format,).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.clone().detach()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(a, b):\n    return torch.Tensor.contiguous(a + b).detach()\n",
+            fixed="import torch\ndef f(a, b):\n    return (a + b).detach()\n",
+        ),
+        Invalid(  # without the copy, x itself would be changed
+            "def f(x):\n    return x.contiguous().add_(1).detach()\n",
+            fixed="def f(x):\n    return x.contiguous().add_(1).detach()\n",
+        ),
+        Invalid("def f(x):\n    x: T = x.contiguous()\n    return x.detach()\n"),
+        Invalid(
             "def f(x):\n    y = x.contiguous()\n    log(y.shape)\n    return y.detach()\n",
             fixed="def f(x):\n    y = x\n    log(y.shape)\n    return y.detach()\n",
         ),
@@ -161,7 +174,7 @@ class UnconditionalContiguousDetach(Rule):
         Invalid(
             "def f(x):\n    if x.is_contiguous():\n        return x.contiguous().detach()\n",
             fixed="def f(x):\n    if x.is_contiguous():\n        return x.detach()\n",
-            message="does nothing here",
+            message="the copy does nothing here",
         ),
         Invalid("def f(x):\n    if not x.is_contiguous():\n        return lambda: x.contiguous().detach()\n"),
         Invalid("def f(x):\n    return f'{x.contiguous().detach()}'\n"),
@@ -190,7 +203,7 @@ class UnconditionalContiguousDetach(Rule):
             and ContiguityTest("contiguous_format", True) in flow.facts(copy.receiver).tests
         )
         if useless:
-            message = f"`{shown}`: `{copy.method}` does nothing here, `{receiver}` is contiguous on every path to it"
+            message = f"`{shown}`: the copy does nothing here, `{receiver}` is contiguous on every path to it"
             advice = f"write `{receiver}.detach()`; if the copy was meant, the test is the wrong way round"
         else:
             verb = "clones" if copy.method == "clone" else "copies"
@@ -200,7 +213,10 @@ class UnconditionalContiguousDetach(Rule):
                 advice = f"write `{receiver}.detach().clone()`, which keeps the memory format"
             if chain is None:
                 advice += f"; the copy feeds nothing but `{positions.shown(detached[0])}`"
-        edit = _removal(flow, copy)
+        if copy.method == "to" and len(copy.call.args) > 1:
+            advice = "leave `memory_format` out: `to` then keeps the memory format"
+        in_place = any(_is_in_place(flow, node) for node in (*detached, *_between(flow, copy.call, detached)))
+        edit = None if in_place else _removal(flow, copy)
         return Finding(
             self.code,
             self.name,
@@ -278,16 +294,17 @@ def _removal(flow: Flow, copy: Copy) -> Edit | None:
     positions = flow.positions
     start, end = positions.span(copy.call)
     text = positions.source.text
+    if _is_rebinding(flow, copy):
+        return None
     if copy.argument is not None and (copy.method == "clone" or len(copy.call.args) > 1):
         return _argument_removal(flow, copy)
     if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
         receiver_start, receiver_end = positions.span(copy.receiver)
         before, after = text[start:receiver_start], text[receiver_end:end]
-        return (
-            None if "#" in before + after else positions.edit(start, end, text[receiver_start:receiver_end])
-        )
-    if _is_rebinding(flow, copy):
-        return None
+        written = text[receiver_start:receiver_end]
+        if not isinstance(copy.receiver, (cst.Name, cst.Attribute, cst.Subscript, cst.Call)):
+            written = f"({written})"
+        return None if "#" in before + after else positions.edit(start, end, written)
     start = positions.span(copy.call.func.dot)[0]
     while text[start - 1] in " \t\r\n" or (text[start - 1] == "\\" and text[start] in "\r\n"):
         start -= 1
@@ -296,14 +313,33 @@ def _removal(flow: Flow, copy: Copy) -> Edit | None:
     return None if "#" in text[start:end] else positions.edit(start, end)
 
 
+def _between(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> list[cst.CSTNode]:
+    """The syntax between the copy and what detaches it, if they stand in one expression."""
+    nodes: list[cst.CSTNode] = []
+    for ancestor in flow.ancestors(copy):
+        if ancestor in detached:
+            return nodes
+        nodes.append(ancestor)
+    return []
+
+
+def _is_in_place(flow: Flow, node: cst.CSTNode) -> bool:
+    """``detach_()``, ``add_(1)``: without the copy they would change the original."""
+    import libcst as cst
+
+    from ._chains import unbound
+
+    name = unbound(flow, node)[1] if isinstance(node, cst.Call) else ""
+    return name.endswith("_") and name != "requires_grad_"
+
+
 def _is_rebinding(flow: Flow, copy: Copy) -> bool:
     """``x = x.contiguous()``: without the copy nothing is left worth keeping, so no fix is offered."""
     import libcst as cst
 
     parent = flow.parent(copy.call)
-    return isinstance(parent, cst.Assign) and any(
-        target.target.deep_equals(copy.receiver) for target in parent.targets
-    )
+    targets = [parent.target] if isinstance(parent, cst.NamedExpr) else flow.assigned_to(copy.call)
+    return any(target.deep_equals(copy.receiver) for target in targets)
 
 
 def _argument_removal(flow: Flow, copy: Copy) -> Edit | None:
@@ -312,8 +348,10 @@ def _argument_removal(flow: Flow, copy: Copy) -> Edit | None:
     positions, args = flow.positions, list(copy.call.args)
     index = args.index(copy.argument)
     start, end = positions.span(copy.argument)
-    if index > 0:
+    if len(args) == 1:
+        end = positions.span(copy.call)[1] - 1  # a trailing comma goes, too
+    elif index > 0:
         start = positions.span(args[index - 1])[1]
-    elif len(args) > 1:
+    else:
         end = positions.span(args[1])[0]
     return None if "#" in positions.source.text[start:end] else positions.edit(start, end)

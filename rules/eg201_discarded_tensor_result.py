@@ -152,6 +152,7 @@ class DiscardedTensorResult(Rule):
             "import torch\ndef f(loader, d):\n    x, y = next(iter(loader))\n    x = x.to(d)\n"
             "    x.to(memory_format=torch.channels_last)\n    return x\n"
         ),
+        Invalid("import torch\ndef f(d):\n    for v in [torch.ones(3), torch.ones(2)]:\n        v.to(d)\n"),
         Invalid("import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n"),
         Invalid("import torch\ndef f(x: torch.Tensor):\n    x.permute(0, 2, 1).contiguous()\n    return x\n"),
         Invalid(

@@ -113,7 +113,7 @@ def outermost_functions(code: str) -> Iterator[Function]:
     position = 0
     while header := _DEF.search(code, position):
         body = _signature_end(code, header.end())
-        end = _block_end(code, body, header[1])
+        end = _block_end(code, body, header[1].rpartition("\f")[2])
         yield Function(header.start(), body, end)
         position = end
 
@@ -134,7 +134,7 @@ def _signature_end(code: str, position: int) -> int:
 @cache
 def _dedent(indent: str) -> re.Pattern[str]:
     """A line that ends a block whose header is indented by ``indent``."""
-    return re.compile(rf"\r?\n(?!{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
+    return re.compile(rf"\r?\n(?!\f*{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
 
 
 def _block_end(code: str, body: int, indent: str) -> int:

@@ -272,3 +272,40 @@ def test_the_example_shows_the_ticket(run: Run) -> None:
     assert done.returncode == 1
     codes = [line.split()[1] for line in done.stdout.splitlines() if "slot.py:" in line]
     assert codes == ["EG101", "EG102"]
+
+
+def test_an_unchecked_file_is_never_clean(run: Run, write: Write) -> None:
+    write("broken.py", "def f(:\n")
+    for name in ("missing.py", "broken.py"):
+        assert run("check", "--select", "EG101", name).returncode == 1
+        done = run("check", "--diff", name)
+        assert done.returncode == 1
+        assert f"{name}:1:" in done.stderr
+        assert run("check", "--ignore", "EG001", name).returncode == 0
+
+
+@pytest.mark.parametrize("content", [BAD, BAD.rstrip(), BAD.replace("\n", "\r\n"), "s = '\x0c\x85\u2028'\n" + BAD])
+def test_a_diff_is_a_patch(content: str, run: Run, write: Write, tmp_path: Path) -> None:
+    path = write("a.py", content)
+    done = run("check", "--diff", "--unsafe-fixes", text=False)
+    subprocess.run(["git", "apply", "-p0", "-"], cwd=tmp_path, input=done.stdout, check=True)
+    assert path.read_bytes() == content.replace(".contiguous()", "").encode()
+
+
+def test_standard_input_of_an_excluded_file_comes_back(run: Run, write: Write) -> None:
+    write("pkg/esper-guard.toml", 'exclude = ["gen.py"]\nforce-exclude = true\n')
+    done = run("check", "--fix", "--unsafe-fixes", "-", "--stdin-filename", "pkg/gen.py", input=BAD)
+    assert (done.returncode, done.stdout) == (0, BAD)
+
+
+def test_output_that_can_not_be_written(run: Run, write: Write) -> None:
+    write("a.py", BAD)
+    done = run("check", "--output-file", "missing/found.txt")
+    assert done.returncode == 2
+    assert "missing/found.txt" in done.stderr
+
+
+def test_half_written_suppressions_silence_nothing(run: Run, write: Write) -> None:
+    lines = ["# esper-guard: ignore[EG201", "# noqa: eg201", "# esper-guard: ignore-file[", "# noqa: EG201"]
+    write("a.py", "".join(f"def f{n}(x):\n    return x.contiguous().detach()  {line}\n" for n, line in enumerate(lines)))
+    assert run("check", "--output-format", "concise").stdout.count("EG101") == 4

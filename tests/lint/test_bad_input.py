@@ -168,3 +168,50 @@ def test_a_name_that_could_control_the_terminal(run: Run, write: Write) -> None:
     done = run("check", "--output-format", "concise")
     assert "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}.py:2:12" in done.stdout
     assert len([line for line in done.stdout.splitlines() if "EG101" in line]) == 1
+
+
+def test_a_text_that_would_not_come_back_the_same_is_not_fixed(run: Run, write: Write) -> None:
+    content = b"# coding: cp932\ns = '\xee\xf9'\n" + BAD.encode()  # cp932 knows two spellings of this character
+    path = write("a.py", content)
+    done = run("check", "--fix", "--unsafe-fixes")
+    assert done.returncode == 2
+    assert "can't fix it" in done.stderr
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("cookie", ["undefined", "punycode", "klingon"])
+def test_codecs_that_are_none(cookie: str, run: Run, write: Write) -> None:
+    write("a.py", f"# coding: {cookie}\nx = 'é'\n")
+    assert _codes(run, "a.py") == {"a.py": ["EG001"]}
+
+
+def test_a_form_feed_that_the_parser_can_not_read_is_told(run: Run, write: Write) -> None:
+    write("a.py", "def f(x):\n\x0c    return x.contiguous().detach()\n")
+    write("b.py", BAD)
+    assert _codes(run, ".") == {"a.py": ["EG001"], "b.py": ["EG101"]}
+
+
+def test_names_that_are_not_utf_8(run: Run, tmp_path: Path) -> None:
+    with open(os.path.join(os.fsencode(tmp_path), b"\xff.py"), "w") as file:
+        file.write(BAD)
+    done = run("check", "--output-format", "json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)[0]["filename"].endswith("\N{REPLACEMENT CHARACTER}.py")
+    assert run("check").returncode == 1
+
+
+def test_a_long_line_is_no_trap(run: Run, write: Write) -> None:
+    write("a.py", "def f(x):\n    return g(" + "x.contiguous().detach(), " * 1000 + ")\n")
+    write("b.py", "".join(f"def f{n}(x):\n    return x.contiguous().detach()  # noqa: EG101\n" for n in range(2000)))
+    assert len(_codes(run, "a.py", "b.py")["a.py"]) == 1000
+
+
+def test_deep_code_that_python_accepts(run: Run, write: Write) -> None:
+    terms = " + ".join(["x"] * 800)
+    write("a.py", f"y = {terms}\nz = a{'.b()' * 400}\n" + BAD)
+    assert _codes(run, "a.py") == {"a.py": ["EG101"]}
+
+
+def test_columns_of_undecodable_bytes_are_characters(run: Run, write: Write) -> None:
+    write("a.py", 's = "日日"; t = "'.encode() + b'\xff"\n')
+    assert "a.py:1:16: EG001" in run("check", "a.py", "--output-format", "concise").stdout

@@ -308,6 +308,49 @@ def f(x):
 def f():
     x = 3
     return COPY
+# -- global name
+def f():
+    global x
+    if not x.is_contiguous():
+        return COPY
+# -- endless loop
+def f(x):
+    while 1:
+        if not x.is_contiguous():
+            break
+    return COPY
+# -- assert False
+def f(x):
+    if x.is_contiguous():
+        assert False, "never"
+    return COPY
+# -- ternary as a test
+def f(x, c):
+    if (not x.is_contiguous() if c else False):
+        return COPY
+# -- first iterable of a generator
+def f(x):
+    if not x.is_contiguous():
+        return (z for z in COPY)
+# -- class pattern that captures the subject
+def f(x):
+    match x:
+        case torch.Tensor() as z if not z.is_contiguous():
+            return COPY
+# -- test bound by a pattern
+def f(x):
+    match x.is_contiguous():
+        case False as q:
+            return COPY, q
+# -- rank by permute with dims
+def f(a):
+    return a.permute(dims=(0, 2, 1)).contiguous().detach()
+# -- rank by torch.permute
+def f(a):
+    return torch.permute(a, (0, 2, 1)).contiguous().detach()
+# -- rank by flatten
+def f(a):
+    return torch.flatten(a, start_dim=1).contiguous().detach()
 # -- unreachable
 def f(x):
     return x
@@ -585,6 +628,153 @@ def f(x):
 # -- operations between
 def f(x):
     return x.contiguous().float().to("cpu", non_blocking=True).mul(2).detach()
+# -- self in a list
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        g([self])
+        return self.x.contiguous().detach()
+# -- self in keywords
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        g(**{"a": self})
+        return self.x.contiguous().detach()
+# -- self in a ternary
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        g(self if c else y)
+        return self.x.contiguous().detach()
+# -- self in a lambda
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        g(lambda: self.update())
+        return self.x.contiguous().detach()
+# -- alias of self
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        s = self; s.update()
+        return self.x.contiguous().detach()
+# -- bound method in a variable
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        z = self.update; z()
+        return self.x.contiguous().detach()
+# -- method by name
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        getattr(self, "update")()
+        return self.x.contiguous().detach()
+# -- dict of the object
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        self.__dict__.update(x=y)
+        return self.x.contiguous().detach()
+# -- item of the dict of the object
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        self.__dict__["x"] = y
+        return self.x.contiguous().detach()
+# -- call in a del
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        del y[self.update()]
+        return self.x.contiguous().detach()
+# -- call in a comprehension
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        [self.update() for _ in y]
+        return self.x.contiguous().detach()
+# -- call in a generator
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        any(self.update() for _ in y)
+        return self.x.contiguous().detach()
+# -- closure
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        h = lambda: self.update(); h()
+        return self.x.contiguous().detach()
+# -- attribute through an alias
+def f(self, y, c):
+    if not self.x.is_contiguous():
+        s = self; s.x = y
+        return self.x.contiguous().detach()
+# -- class body changes an attribute
+def f(self):
+    if not self.x.is_contiguous():
+        class K:
+            self.update()
+        return self.x.contiguous().detach()
+# -- second round of a comprehension
+def f(self, r):
+    if not self.x.is_contiguous():
+        return [(self.x.contiguous().detach(), self.update()) for _ in r]
+# -- async with
+async def f(self, g):
+    if not self.x.is_contiguous():
+        async with g:
+            return self.x.contiguous().detach()
+# -- slice deleted
+def f(feats):
+    if not feats[0].is_contiguous():
+        del feats[:1]
+        return feats[0].contiguous().detach()
+# -- item counted from the end
+def f(feats, y):
+    if not feats[0].is_contiguous():
+        feats[-1] = y
+        return feats[0].contiguous().detach()
+# -- list changed through an alias
+def f(feats):
+    if not feats[0].is_contiguous():
+        fs = feats
+        fs.reverse()
+        return feats[0].contiguous().detach()
+# -- transposed by function
+def f(x):
+    if not x.is_contiguous():
+        torch.Tensor.t_(x)
+        return COPY
+# -- generator handed over
+def f(x, r):
+    if not x.is_contiguous():
+        return Thread(COPY for _ in r)
+# -- input by keyword
+def f(x):
+    return torch.detach(input=x.contiguous())
+# -- starred arguments beside the format
+def f(x, a):
+    return x.to(*a, memory_format=torch.contiguous_format).detach()
+# -- comment inside the chain
+def f(x):
+    return (x.  # why
+            contiguous().detach())
+# -- backslash inside the chain
+def f(x):
+    return x.\\
+        contiguous().detach()
+# -- parameter named like an import
+import torch as t
+def f(t):
+    return t.contiguous().detach()
+# -- tensor in another module
+import data
+def f():
+    return data.kernel.contiguous().detach()
+# -- flatten that keeps four dimensions
+def f(x):
+    return x.flatten(end_dim=1).contiguous().detach()
+# -- form feed before def
+a = 1
+\x0cdef f(x):
+    return COPY
+# -- global rebound by a function
+x = g()
+def u():
+    global x
+    x = 1
+if not x.is_contiguous():
+    u()
+    y = COPY
 # -- two statements
 def f(x):
     y = x.contiguous()
@@ -661,6 +851,41 @@ def f(model):
 def f(x):
     y = x.contiguous().detach()
     return y.cpu().numpy()
+# -- view after arithmetic
+def f(x):
+    return (x.contiguous().detach() * 2).abs().view(-1)
+# -- numpy of one item
+def f(x):
+    return x.contiguous().detach()[0].numpy()
+# -- list extended by an operator
+def f(x, p):
+    out = []
+    out += [x.contiguous().detach()]
+    torch.save(out, p)
+# -- nested dict
+def f(x, p):
+    d = {"a": {}}
+    d["a"]["b"] = x.contiguous().detach()
+    torch.save(d, p)
+# -- copy of the dict
+def f(x, p):
+    d = {"a": x.contiguous().detach()}
+    e = d.copy()
+    torch.save(e, p)
+# -- hook that fills a list
+def f(m, p):
+    out = []
+    def hook(m, i, o):
+        out.append(o.contiguous().detach())
+    m.register_forward_hook(hook)
+    torch.save(out, p)
+# -- class attribute
+def f(x):
+    y = x.contiguous()
+    z = y.detach()
+    class K:
+        a = y
+    return z, K
 # -- dlpack
 def f(x):
     return torch.utils.dlpack.to_dlpack(x.contiguous().detach())
@@ -706,3 +931,9 @@ def test_a_false_guard_is_named_as_one() -> None:
     assert "does nothing here" in finding.message
     assert finding.fix is not None
     assert finding.fix.safe
+
+
+def test_tests_kept_in_many_variables_take_no_time() -> None:
+    lines = ["def f(x, a):", "    k0 = x.is_contiguous()"]
+    lines += [f"    k{n + 1} = (k{n} or a) and k{n}" for n in range(40)]
+    _findings("\n".join([*lines, "    if not k40:", "        return COPY", ""]))

@@ -272,9 +272,9 @@ def _flatten_ranks(args: Sequence[cst.Arg]) -> int:
     if not args:
         return rank(1)
     only = args[0]
-    if len(args) == 1 and isinstance(only.value, cst.Integer) and not only.star:
-        if only.keyword is None or only.keyword.value == "start_dim":
-            return rank(int(only.value.value) + 1)
+    starts = only.keyword is None or only.keyword.value == "start_dim"
+    if starts and len(args) == 1 and isinstance(only.value, cst.Integer) and not only.star:
+        return rank(int(only.value.value) + 1)
     return ALL_RANKS
 
 

@@ -278,8 +278,9 @@ class Expressions:
         if effects.is_pure_function(origin):
             return
         function = node.func
-        if isinstance(function, cst.Attribute) and effects.is_pure_method(function.attr.value) and not origin:
-            if self.place_of(function.value) not in (("self",), ("cls",)):
+        if isinstance(function, cst.Attribute) and not origin:
+            is_own = self.place_of(function.value) in (("self",), ("cls",))
+            if effects.is_pure_method(function.attr.value) and not is_own:
                 return
         for name in self.flow.volatile:
             if (name,) in self.state.places:
