@@ -284,7 +284,9 @@ def test_an_unchecked_file_is_never_clean(run: Run, write: Write) -> None:
         assert run("check", "--ignore", "EG001", name).returncode == 0
 
 
-@pytest.mark.parametrize("content", [BAD, BAD.rstrip(), BAD.replace("\n", "\r\n"), "s = '\x0c\x85\u2028'\n" + BAD])
+@pytest.mark.parametrize(
+    "content", [BAD, BAD.rstrip(), BAD.replace("\n", "\r\n"), "s = '\x0c\x85\u2028'\n" + BAD]
+)
 def test_a_diff_is_a_patch(content: str, run: Run, write: Write, tmp_path: Path) -> None:
     path = write("a.py", content)
     done = run("check", "--diff", "--unsafe-fixes", text=False)
@@ -307,5 +309,10 @@ def test_output_that_can_not_be_written(run: Run, write: Write) -> None:
 
 def test_half_written_suppressions_silence_nothing(run: Run, write: Write) -> None:
     lines = ["# esper-guard: ignore[EG201", "# noqa: eg201", "# esper-guard: ignore-file[", "# noqa: EG201"]
-    write("a.py", "".join(f"def f{n}(x):\n    return x.contiguous().detach()  {line}\n" for n, line in enumerate(lines)))
+    write(
+        "a.py",
+        "".join(
+            f"def f{n}(x):\n    return x.contiguous().detach()  {line}\n" for n, line in enumerate(lines)
+        ),
+    )
     assert run("check", "--output-format", "concise").stdout.count("EG101") == 4

@@ -156,3 +156,31 @@ def test_assume_channels_last(value: str, run: Run, write: Write) -> None:
     write("esper-guard.toml", f"assume-channels-last = {value}\n")
     write("a.py", BAD)
     assert _found(run) == [("a.py", "EG101")]
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool]\nesper-guard = 3\n", "tool = 3 # esper-guard\n", "[[tool.esper-guard]]\nselect = []\n"]
+)
+def test_a_table_that_is_none(text: str, run: Run, write: Write) -> None:
+    write("pyproject.toml", text)
+    write("a.py", BAD)
+    done = run("check")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (1 if text.startswith("tool =") else 2)
+
+
+def test_patterns_that_are_none(run: Run, write: Write, tmp_path: Path) -> None:
+    write(".gitignore", "\ufeffa.py\nbuild\\\n!\n")
+    write("a.py", BAD)
+    write("b.py", BAD)
+    assert [name for name, _ in _found(run)] == ["b.py"]
+    write("esper-guard.toml", 'exclude = ["!"]\n')
+    done = run("check")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_codes_in_a_file_are_placed_there(run: Run, write: Write) -> None:
+    write("esper-guard.toml", 'select = ["EG1x"]\n')
+    write("a.py", BAD)
+    assert "esper-guard.toml" in run("check").stderr

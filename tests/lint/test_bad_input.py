@@ -59,6 +59,11 @@ FINE = {
         b"a = 1\n\x0c\n" + BAD.encode() + b"\x0c\ndef g(x):\n\treturn x.contiguous().detach()\n",
         ["EG101"] * 2,
     ),
+    "form_feed_in_body.py": (b"def f(x):\n\x0c    return x.contiguous().detach()\n", ["EG101"]),
+    "form_feed_before_method.py": (
+        b"class A:\n    a = 1\n\x0c    def f(self, x):\n        return x.contiguous().detach()\n",
+        ["EG101"],
+    ),
     "tabs.py": (BAD.replace("    ", "\t").encode(), ["EG101"]),
     "no_newline.py": (BAD.rstrip().encode(), ["EG101"]),
     "latin_1.py": ("# coding: latin-1\ns = 'é'\n".encode("latin-1") + BAD.encode(), ["EG101"]),
@@ -171,7 +176,9 @@ def test_a_name_that_could_control_the_terminal(run: Run, write: Write) -> None:
 
 
 def test_a_text_that_would_not_come_back_the_same_is_not_fixed(run: Run, write: Write) -> None:
-    content = b"# coding: cp932\ns = '\xee\xf9'\n" + BAD.encode()  # cp932 knows two spellings of this character
+    content = (
+        b"# coding: cp932\ns = '\xee\xf9'\n" + BAD.encode()
+    )  # cp932 knows two spellings of this character
     path = write("a.py", content)
     done = run("check", "--fix", "--unsafe-fixes")
     assert done.returncode == 2
@@ -185,12 +192,6 @@ def test_codecs_that_are_none(cookie: str, run: Run, write: Write) -> None:
     assert _codes(run, "a.py") == {"a.py": ["EG001"]}
 
 
-def test_a_form_feed_that_the_parser_can_not_read_is_told(run: Run, write: Write) -> None:
-    write("a.py", "def f(x):\n\x0c    return x.contiguous().detach()\n")
-    write("b.py", BAD)
-    assert _codes(run, ".") == {"a.py": ["EG001"], "b.py": ["EG101"]}
-
-
 def test_names_that_are_not_utf_8(run: Run, tmp_path: Path) -> None:
     with open(os.path.join(os.fsencode(tmp_path), b"\xff.py"), "w") as file:
         file.write(BAD)
@@ -202,7 +203,10 @@ def test_names_that_are_not_utf_8(run: Run, tmp_path: Path) -> None:
 
 def test_a_long_line_is_no_trap(run: Run, write: Write) -> None:
     write("a.py", "def f(x):\n    return g(" + "x.contiguous().detach(), " * 1000 + ")\n")
-    write("b.py", "".join(f"def f{n}(x):\n    return x.contiguous().detach()  # noqa: EG101\n" for n in range(2000)))
+    write(
+        "b.py",
+        "".join(f"def f{n}(x):\n    return x.contiguous().detach()  # noqa: EG101\n" for n in range(2000)),
+    )
     assert len(_codes(run, "a.py", "b.py")["a.py"]) == 1000
 
 
