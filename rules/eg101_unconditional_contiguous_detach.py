@@ -89,7 +89,7 @@ class UnconditionalContiguousDetach(Rule):
     severity = Severity.WARNING
     triggers = (
         rb"(?<!def )\bcontiguous\b|\bcontiguous_format\b",
-        rb"(?<!def )\bdetach_?\b|\.(?:\s|\\|#[^\n]*)*data\b",
+        rb"(?<!def )\bdetach_?\b|\.(?:[\s\\]|#[^\n]*\n)*data\b",
     )
 
     valid = (

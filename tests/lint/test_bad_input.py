@@ -207,7 +207,7 @@ def test_a_long_line_is_no_trap(run: Run, write: Write) -> None:
         "b.py",
         "".join(f"def f{n}(x):\n    return x.contiguous().detach()  # noqa: EG101\n" for n in range(2000)),
     )
-    assert len(_codes(run, "a.py", "b.py")["a.py"]) == 1000
+    assert len(_codes(run, "a.py", "b.py", "c.py")["a.py"]) == 1000
 
 
 def test_deep_code_that_python_accepts(run: Run, write: Write) -> None:
