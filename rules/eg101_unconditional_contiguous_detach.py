@@ -56,6 +56,7 @@ with `x`, so that writing to one in place changes the other. Where `x` is known 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ _BETWEEN = frozenset(
     type_as xpu
     """.split()
 )
+_COPY = re.compile(r"(?<!def )\bcontiguous\b|\bcontiguous_format\b")
+_DETACH = re.compile(r"(?<!def )\bdetach_?\b|\.[\s\\]*data\b")
 _METADATA = frozenset(
     "shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device".split()
 )
@@ -87,10 +90,7 @@ class UnconditionalContiguousDetach(Rule):
     code = "EG101"
     name = "unconditional-contiguous-detach"
     severity = Severity.WARNING
-    triggers = (
-        rb"(?<!def )\bcontiguous\b|\bcontiguous_format\b",
-        rb"(?<!def )\bdetach_?\b|\.(?:[\s\\]|#[^\n]*\n)*data\b",
-    )
+    triggers = (rb"contiguous", rb"detach|\.(?:[\s\\]|#[^\n]*\n)*data\b")
 
     valid = (
         "def f(x):\n    return x.detach()\n",
@@ -179,6 +179,11 @@ class UnconditionalContiguousDetach(Rule):
         Invalid("def f(x):\n    if not x.is_contiguous():\n        return lambda: x.contiguous().detach()\n"),
         Invalid("def f(x):\n    return f'{x.contiguous().detach()}'\n"),
     )
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether something is made contiguous, and something detached."""
+        return bool(_COPY.search(code) and _DETACH.search(code))
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._chains import as_copy

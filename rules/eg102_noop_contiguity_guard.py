@@ -64,7 +64,7 @@ class NoopContiguityGuard(Rule):
     code = "EG102"
     name = "noop-contiguity-guard"
     severity = Severity.NOTE
-    triggers = (rb"\bis_contiguous\b", rb"(?<!def )\bcontiguous\b")
+    triggers = (rb"is_contiguous", rb"[^_]contiguous\b")
 
     valid = (
         "def f(x):\n    return x.contiguous()\n",

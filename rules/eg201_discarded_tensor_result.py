@@ -113,7 +113,7 @@ class DiscardedTensorResult(Rule):
     @classmethod
     def may_apply(cls, code: str) -> bool:
         """Whether a whole statement is such a call; ``seen.add(x)`` of a set is the usual false alarm."""
-        plain = _SET_ADD.sub(lambda match: match.group() if _may_be_tensor(match[1], code) else "(", code)
+        plain = _SET_ADD.sub(lambda match: match.group() if _may_be_tensor(match[1], code) else "_(", code)
         collapsed, before = plain.replace("\\\n", " "), ""
         while collapsed != before:
             before, collapsed = collapsed, _BRACKETS.sub("\0", collapsed)
@@ -209,10 +209,26 @@ def _begins_a_line(text: bytes) -> bool:
 
 
 def _may_be_tensor(place: str, code: str) -> bool:
-    """Whether anything but use as a set is made of ``place``: evidence of a tensor takes another mention of it."""
-    name = re.escape(place)
-    as_a_set = rf"\b{name}\.(?:add|update|discard|remove|clear|pop)\b|\bin {name}\b|{name}\s*(?::[^=\n]*)?=\s*\w*[sS]et\b"
-    return len(re.findall(rf"(?<![\w.]){name}\b", code)) > len(re.findall(as_a_set, code))
+    """Whether anything in ``code`` could prove ``place``, of which ``add`` is called, to be a tensor and not a set."""
+    root = re.split(r"[.\[]", place)[0]
+    candidates = {place} if root in ("self", "cls") else {place, root}
+    return any(_has_evidence(re.escape(name), code) for name in candidates)
+
+
+def _has_evidence(name: str, code: str) -> bool:
+    """A binding to something that is no plain container, an annotation, a type test, a method that only tensors have."""
+    from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
+
+    if any(method in ONLY_TENSORS_HAVE for method in re.findall(rf"(?<![\w.]){name}\.(\w+)\(", code)):
+        return True
+    bindings = (
+        rf"(?<![\w.]){name}\s*(?::[^=\n]*)?=(?!=)(?!\s*(?:\w*[sS]et\b|[{{\[\"]|\w*dict\b|None\b))"
+        rf"|(?<![\w.]){name}\s*:[^=\n]*(?:[tT]ensor|torch|Parameter)"
+        rf"|(?:isinstance|is_tensor)\(\s*{name}\b"
+        rf"|\bfor\b[^\n]*\b{name}\b[^\n]*\bin\b|\bas {name}\b|(?<![\w.]){name}\s*:="
+        rf"|(?<![\w.]){name}\s*,[^\n]*=|,\s*\*?{name}\b[^\n]*=(?!=)"
+    )
+    return re.search(bindings, code) is not None
 
 
 def _names_inplace(call: cst.Call) -> bool:

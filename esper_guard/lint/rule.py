@@ -91,7 +91,10 @@ class Rule:
 
     @classmethod
     def may_apply(cls, code: str) -> bool:
-        """A closer look at the masked code of one function that the triggers match, before it is parsed."""
+        """A closer look at a function that the triggers match, before it is parsed.
+
+        ``code`` is masked; its f-strings, and the names of what it imports under others, follow on lines of their own.
+        """
         return True
 
     def check(self, flow: Flow) -> Iterable[Finding]:

@@ -51,7 +51,7 @@ class Slice(NamedTuple):
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
-    rules = _hit(rules, text, masked, names, [(0, len(text))])
+    rules = _hit(rules, _pieces(text, masked, names, [(0, len(text))]))
     functions = list(outermost_functions(masked.code)) if rules else []
     for function in functions:
         hit = _applicable(rules, text, masked, names, [(function.start, function.end)])
@@ -66,23 +66,24 @@ def _applicable(
     rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
 ) -> list[type[Rule]]:
     """The rules that could find something in these parts of a file, taken together."""
-    hit = _hit(rules, text, masked, names, spans)
-    code = "".join(masked.code[start:end] for start, end in spans) if hit else ""
+    pieces = _pieces(text, masked, names, spans)
+    hit = _hit(rules, pieces)
+    code = "\n".join(pieces) if hit else ""
     return [rule for rule in hit if rule.may_apply(code)]
 
 
-def _hit(
-    rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
-) -> list[type[Rule]]:
-    """The rules whose triggers match in the code, the f-strings, or the true names of renamed imports."""
-    code = "".join(masked.code[start:end] for start, end in spans)
-    pieces = [code]
+def _hit(rules: Sequence[type[Rule]], pieces: Sequence[str]) -> list[type[Rule]]:
+    return rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
+
+
+def _pieces(text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """The code in these parts of a file, the f-strings in them, and the true names of what they import by another."""
+    pieces = ["".join(masked.code[start:end] for start, end in spans)]
     for start, end in spans:
         first = bisect_left(masked.interpolations, (start, start))
         last = bisect_left(masked.interpolations, (end, end))
         pieces += [text[span.start : span.end] for span in masked.interpolations[first:last]]
-    pieces += [origin for alias, origin in names.renamed.items() if any(alias in piece for piece in pieces)]
-    return rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
+    return pieces + [name for alias, name in names.renamed.items() if any(alias in piece for piece in pieces)]
 
 
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper_guard.lint.flow.torch_names import TENSOR_METHODS
+from esper_guard.lint.torch_names import TENSOR_METHODS
 
 _PURE_BUILTINS = frozenset(
     """

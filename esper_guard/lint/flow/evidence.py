@@ -7,30 +7,21 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from esper_guard.lint.flow.torch_names import (
+from esper_guard.lint.flow.values import ALL_RANKS, IMAGE_RANKS, NOTHING, Facts, Kind, rank
+from esper_guard.lint.imports import Names
+from esper_guard.lint.torch_names import (
     FUNCTIONAL,
+    ONLY_TENSORS_HAVE,
     TENSOR_FUNCTIONS,
     TENSOR_METHODS,
     TENSORS_FUNCTIONS,
 )
-from esper_guard.lint.flow.values import ALL_RANKS, IMAGE_RANKS, NOTHING, Facts, Kind, rank
-from esper_guard.lint.imports import Names
 
 TENSOR = Facts(Kind.TENSOR)
 TENSORS = Facts(Kind.TENSORS)
 OTHER = Facts(Kind.OTHER)
 MODULE = Facts(Kind.MODULE)
 
-# Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
-ONLY_TENSORS_HAVE = frozenset(
-    """
-    addcmul addcdiv addmm baddbmm bfloat16_ bmm clamp_ clamp_min clamp_min_ clamp_max clamp_max_ contiguous
-    copy_ data_ptr detach_ div_ exp_ expand_as fill_ index_add index_add_ index_copy index_copy_ index_fill
-    index_fill_ index_select is_contiguous log_softmax logical_not masked_fill masked_fill_ masked_scatter
-    masked_select mul_ new_empty new_full new_ones new_zeros normal_ permute pin_memory repeat_interleave
-    rsqrt scatter_ scatter_add scatter_add_ sub_ unsqueeze unsqueeze_ view_as uniform_ zero_
-    """.split()
-)
 # Attributes that libraries around torch use for tensors alone.
 _TENSOR_ATTRIBUTES = frozenset(
     "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()

@@ -23,6 +23,7 @@ from esper_guard.lint.flow.values import (
     rank,
 )
 from esper_guard.lint.imports import Names
+from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
@@ -232,7 +233,7 @@ class Expressions:
         self._effects_of_call(node, origin)
         if isinstance(function, cst.Attribute) and receiver is not None and not origin:
             name = function.attr.value
-            if name in evidence.ONLY_TENSORS_HAVE and self.state.facts_of(receiver).kind is Kind.UNKNOWN:
+            if name in ONLY_TENSORS_HAVE and self.state.facts_of(receiver).kind is Kind.UNKNOWN:
                 self.state.refine(receiver, evidence.TENSOR)
             if name in effects.CHANGES_LAYOUT or name == "detach_":
                 return self._changed_in_place(node, function.value, facts)

@@ -108,3 +108,14 @@ TENSOR_METHODS = frozenset(
     xlogy xpu
     """.split()
 )
+
+# Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
+ONLY_TENSORS_HAVE = frozenset(
+    """
+    addcmul addcdiv addmm baddbmm bfloat16_ bmm clamp_ clamp_min clamp_min_ clamp_max clamp_max_ contiguous
+    copy_ data_ptr detach_ div_ exp_ expand_as fill_ index_add index_add_ index_copy index_copy_ index_fill
+    index_fill_ index_select is_contiguous log_softmax logical_not masked_fill masked_fill_ masked_scatter
+    masked_select mul_ new_empty new_full new_ones new_zeros normal_ permute pin_memory repeat_interleave
+    rsqrt scatter_ scatter_add scatter_add_ sub_ unsqueeze unsqueeze_ view_as uniform_ zero_
+    """.split()
+)
