@@ -3,7 +3,7 @@
     python benchmarks/lint_speed.py [--tree FOLDER] [--rounds N]
 
 Whole processes, in turn (A B A B ...), medians; ``ruff`` has to be on the PATH. FOLDER is the installed torch by
-default, found without importing it. Peak memory is that of the largest single process.
+default, found without importing it. Peak memory is that of the largest single process. Needs os.wait4 (Unix).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,17 +20,21 @@ import time
 from pathlib import Path
 
 
-def seconds(command: list[str], folder: str) -> float:
+def run(command: list[str], folder: str) -> tuple[float, float]:
+    """Seconds, and the peak MiB of the largest process it started (itself included)."""
     start = time.perf_counter()
-    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return time.perf_counter() - start
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(process.pid, 0)
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def compare(name: str, ours: list[str], theirs: dict[str, list[str]], folder: str, rounds: int) -> None:
     times: dict[str, list[float]] = {key: [] for key in ("esper-guard", *theirs)}
+    peaks: dict[str, float] = dict.fromkeys(times, 0.0)
     for number in range(rounds + 1):
         for key, command in (("esper-guard", ours), *theirs.items()):
-            taken = seconds(command, folder)
+            taken, peak = run(command, folder)
+            peaks[key] = max(peaks[key], peak)
             if number:  # the first round warms the caches
                 times[key].append(taken)
     print(f"\n{name} ({rounds} rounds, whole processes, medians)")
@@ -39,7 +42,8 @@ def compare(name: str, ours: list[str], theirs: dict[str, list[str]], folder: st
     for key, values in times.items():
         median = statistics.median(values)
         spread = f"{min(values):.3f} to {max(values):.3f}"
-        print(f"  {key:32} {median:8.3f} s  ({spread})  esper-guard / this = {own / median:.2f}")
+        ratio = f"esper-guard / this = {own / median:.2f}"
+        print(f"  {key:20} {median:8.3f} s  ({spread})  {peaks[key]:5.0f} MiB  {ratio}")
 
 
 def main() -> None:
@@ -73,9 +77,6 @@ def main() -> None:
         str(tree.parent),
         arguments.rounds,
     )
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run([*check, tree.name], cwd=tree.parent, stdout=subprocess.DEVNULL, check=False)
-    print(f"  largest process of any of these: {peak / 1024:.0f} MiB")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "clean.py").write_text("def f(x):\n    return x + 1\n", encoding="utf-8")
         compare(
