@@ -44,7 +44,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from esper_guard.lint.rule import Edit, Finding, Fix, Invalid, Rule, Severity
+from esper_guard.lint.finding import Edit, Finding, Fix, edit
+from esper_guard.lint.rule import Invalid, Rule, Severity
 
 if TYPE_CHECKING:
     from esper_guard.lint.source import Source
@@ -104,26 +105,22 @@ def _removal(source: Source, suppression: Suppression, idle: list[str]) -> Edit:
     if kept:
         first, last = suppression.codes[0][1], suppression.codes[-1][2]
         separator = ", " if "," in source.text[first:last] else " "
-        return _edit(source, first, last, separator.join(kept))
+        return edit(source, first, last, separator.join(kept))
     start, end = suppression.start, suppression.end
     rest = source.text[end : _end_of_line(source.text, end)]
     if rest.strip() and not rest.lstrip().startswith("#"):
-        return _edit(source, start, end, "#")  # words after the code stay a comment
+        return edit(source, start, end, "#")  # words after the code stay a comment
     if rest.strip():
-        return _edit(source, start, end + len(rest) - len(rest.lstrip()), "")
+        return edit(source, start, end + len(rest) - len(rest.lstrip()), "")
     while start > 0 and source.text[start - 1] in " \t":
         start -= 1
     end += len(rest)
     alone_on_its_line = start == 0 or source.text[start - 1] in "\r\n"
     if alone_on_its_line:
         end += 2 if source.text.startswith("\r\n", end) else min(1, len(source.text) - end)
-    return _edit(source, start, end, "")
+    return edit(source, start, end, "")
 
 
 def _end_of_line(text: str, offset: int) -> int:
     ends = [found for found in (text.find("\n", offset), text.find("\r", offset)) if found >= 0]
     return min(ends, default=len(text))
-
-
-def _edit(source: Source, start: int, end: int, content: str) -> Edit:
-    return Edit(start, end, content, source.location(start), source.location(end))

@@ -201,7 +201,6 @@ class UnconditionalContiguousDetach(Rule):
 
         positions = flow.positions
         chain = _chain(flow, copy.call, detached)
-        start, end = positions.span(chain or copy.call)
         receiver, shown = positions.shown(copy.receiver), positions.shown(chain or copy.call)
         useless = (
             copy.method != "clone"
@@ -222,16 +221,8 @@ class UnconditionalContiguousDetach(Rule):
             advice = "leave `memory_format` out: `to` then keeps the memory format"
         in_place = any(_is_in_place(flow, node) for node in (*detached, *_between(flow, copy.call, detached)))
         edit = None if in_place else _removal(flow, copy)
-        return Finding(
-            self.code,
-            self.name,
-            self.severity,
-            message,
-            positions.source.location(start),
-            positions.source.location(end),
-            help=advice,
-            fix=None if edit is None else Fix("Remove the copy", useless, (edit,)),
-        )
+        fix = None if edit is None else Fix("Remove the copy", useless, (edit,))
+        return self.finding(flow, chain or copy.call, message, help=advice, fix=fix)
 
 
 def _may_copy(flow: Flow, copy: Copy) -> bool:

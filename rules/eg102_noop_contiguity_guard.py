@@ -103,16 +103,11 @@ class NoopContiguityGuard(Rule):
                 yield self._finding(flow, test, receiver)
 
     def _finding(self, flow: Flow, test: cst.Call, receiver: cst.BaseExpression) -> Finding:
-        positions = flow.positions
-        start, end = positions.span(test)
-        shown = positions.shown(receiver)
-        return Finding(
-            self.code,
-            self.name,
-            self.severity,
+        shown = flow.positions.shown(receiver)
+        return self.finding(
+            flow,
+            test,
             f"this test changes nothing: `{shown}.contiguous()` makes it itself, and still copies a channels_last tensor",
-            positions.source.location(start),
-            positions.source.location(end),
             help=f"to let channels_last pass, add `or {shown}.is_contiguous(memory_format=torch.channels_last)`",
             fix=_fix(flow, test, receiver),
         )

@@ -178,20 +178,13 @@ class DiscardedTensorResult(Rule):
                 yield self._finding(flow, call, receiver, method)
 
     def _finding(self, flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) -> Finding:
-        positions = flow.positions
-        start, end = positions.span(call)
-        shown = positions.shown(receiver)
+        shown, written = flow.positions.shown(receiver), flow.positions.shown(call)
         is_place = flow.is_place(receiver)
-        return Finding(
-            self.code,
-            self.name,
-            self.severity,
-            f"`{positions.shown(call)}` does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
-            positions.source.location(start),
-            positions.source.location(end),
-            help=f"write `{shown} = {positions.shown(call)}`"
-            if is_place
-            else "use the result, or remove the statement",
+        return self.finding(
+            flow,
+            call,
+            f"`{written}` does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
+            help=f"write `{shown} = {written}`" if is_place else "use the result, or remove the statement",
             fix=_fix(flow, call, receiver, method) if is_place else None,
         )
 

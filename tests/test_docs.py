@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+from esper_guard.lint.flow import analyse
+from esper_guard.lint.flow.positions import Positions
+from esper_guard.lint.imports import names_of
+from esper_guard.lint.parse import parse_module
 from esper_guard.lint.registry import all_rules
+from esper_guard.lint.source import Source
 from tests.conftest import ROOT
 
 
@@ -39,3 +45,17 @@ def test_every_dependency_is_explained() -> None:
     table = re.findall(r"^\| ([a-z]+) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [name for name in table if name in names] == sorted(names, key=table.index)
     assert set(names) <= set(table)
+
+
+def test_the_example_rule_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing-rules.md").read_text(), re.DOTALL)
+    namespace: dict = {"__name__": "example"}
+    exec(compile(blocks[0], "example", "exec"), namespace)
+    rule = namespace["NoItem"]
+    for source, expected in [(rule.valid[0], 0), (rule.invalid[0].source, 1)]:
+        one = Source("a.py", source)
+        names = names_of(source)
+        module = parse_module(source)
+        (function,) = [node for node in module.body if type(node).__name__ == "FunctionDef"]
+        flow = analyse(function, names, Positions(one, module, 0))
+        assert len(list(rule().check(flow))) == expected

@@ -84,7 +84,7 @@ RULE = '''
 Prints.
 """
 
-from esper_guard.lint.rule import Finding, Rule, Severity
+from esper_guard.lint.rule import Rule, Severity
 
 
 class NoPrint(Rule):
@@ -96,9 +96,7 @@ class NoPrint(Rule):
     def check(self, flow):
         for call in flow.calls:
             if flow.origin(call.func) == "print":
-                start, end = flow.positions.span(call)
-                place = flow.positions.source.location
-                yield Finding(self.code, self.name, self.severity, "a print", place(start), place(end))
+                yield self.finding(flow, call, "a print")
 '''
 
 

@@ -23,8 +23,8 @@ from esper_guard.lint.engine import (
     with_deep_stack,
 )
 from esper_guard.lint.files import SourceFile, discover, matches
+from esper_guard.lint.finding import Finding, Severity
 from esper_guard.lint.registry import all_rules
-from esper_guard.lint.rule import Finding, Severity
 from esper_guard.lint.select import UnknownCodeError, check_specifier, selected, without
 
 CLEAN, FOUND, FAILED = 0, 1, 2

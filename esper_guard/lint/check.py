@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from esper_guard.lint import scan
+from esper_guard.lint.finding import Finding
 from esper_guard.lint.parse import check_syntax, parse_module, without_garbage_collection
 from esper_guard.lint.registry import all_rules
-from esper_guard.lint.rule import Finding, Rule
+from esper_guard.lint.rule import Rule
 from esper_guard.lint.source import Location, Source, SourceError
 
 if TYPE_CHECKING:

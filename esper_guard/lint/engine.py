@@ -13,7 +13,7 @@ import msgspec
 from esper_guard.lint import files
 from esper_guard.lint.check import SYNTAX_ERROR, check_bytes, unreadable
 from esper_guard.lint.files import SourceFile
-from esper_guard.lint.rule import Finding
+from esper_guard.lint.finding import Finding
 from esper_guard.lint.source import Source, SourceError
 
 # Below this much source, starting processes costs more than it saves.

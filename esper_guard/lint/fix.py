@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
-from esper_guard.lint.rule import Edit, Finding
+from esper_guard.lint.finding import Edit, Finding
 
 
 def apply_fixes(text: str, findings: Iterable[Finding], unsafe: bool) -> tuple[str, list[Finding]]:

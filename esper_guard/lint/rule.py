@@ -1,8 +1,7 @@
-"""What a rule is, and what it finds."""
+"""What a rule is."""
 
 from __future__ import annotations
 
-import enum
 import inspect
 import re
 import sys
@@ -11,57 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from esper_guard.lint.source import Location
+from esper_guard.lint.finding import Edit, Finding, Fix, Severity
 
 if TYPE_CHECKING:
+    import libcst as cst
+
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.source import Source
     from esper_guard.lint.suppress import Suppressions
 
 
+__all__ = ["Edit", "Finding", "Fix", "Invalid", "Rule", "Severity", "Trigger"]
+
 Trigger = bytes | Callable[[bytes], bool]
-
-
-class Severity(str, enum.Enum):
-    """How much a finding weighs. A note never changes the exit status."""
-
-    ERROR = "error"  # crashes, corrupts or does nothing
-    WARNING = "warning"  # a copy
-    NOTE = "note"  # worth knowing
-
-
-class Edit(msgspec.Struct, frozen=True):
-    """Replace the text from ``start`` to ``end`` (character offsets, end excluded) by ``content``."""
-
-    start: int
-    end: int
-    content: str
-    location: Location
-    end_location: Location
-
-
-class Fix(msgspec.Struct, frozen=True):
-    """Edits that mend a finding, applied together or not at all.
-
-    A safe fix keeps the program's values, strides, aliasing and dtypes, or removes what did nothing.
-    """
-
-    message: str
-    safe: bool
-    edits: tuple[Edit, ...]
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing a rule found: what happens at run time, and what to write instead."""
-
-    code: str
-    name: str
-    severity: Severity
-    message: str
-    location: Location
-    end_location: Location
-    help: str | None = None
-    fix: Fix | None = None
 
 
 class Invalid(msgspec.Struct, frozen=True):
@@ -100,6 +61,14 @@ class Rule:
     def check(self, flow: Flow) -> Iterable[Finding]:
         """Find this mistake in one function (or in the statements of a module outside its functions)."""
         return ()
+
+    def finding(
+        self, flow: Flow, node: cst.CSTNode, message: str, *, help: str | None = None, fix: Fix | None = None
+    ) -> Finding:
+        """A finding of this rule at ``node``: ``message`` says what happens, ``help`` what to write instead."""
+        start, end = flow.positions.span(node)
+        place = flow.positions.source.location
+        return Finding(self.code, self.name, self.severity, message, place(start), place(end), help, fix)
 
     def check_suppressions(
         self, source: Source, suppressions: Suppressions, known: Collection[str], checked: Collection[str]

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import msgspec
 
+from esper_guard.lint.finding import Finding
 from esper_guard.lint.masking import Masked
-from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source
 from esper_guard.nearest import did_you_mean
 

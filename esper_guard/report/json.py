@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from esper_guard.lint.engine import Report
-from esper_guard.lint.rule import Edit, Finding
+from esper_guard.lint.finding import Edit, Finding
 from esper_guard.lint.source import Location
 
 

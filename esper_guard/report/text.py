@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from esper_guard.lint.engine import Report
-from esper_guard.lint.rule import Finding, Severity
+from esper_guard.lint.finding import Finding, Severity
 from esper_guard.lint.source import Source
 from esper_guard.report import Style
 

@@ -15,8 +15,8 @@ import pytest
 
 from esper_guard.lint.check import check_source
 from esper_guard.lint.engine import with_deep_stack
+from esper_guard.lint.finding import Finding
 from esper_guard.lint.registry import all_rules
-from esper_guard.lint.rule import Finding
 from esper_guard.lint.source import Source, SourceError
 
 CODES = frozenset(all_rules())

@@ -7,7 +7,7 @@ from functools import cached_property
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
-from esper_guard.lint.rule import Edit
+from esper_guard.lint.finding import Edit, edit
 from esper_guard.lint.source import Source
 
 _LONGEST = 60
@@ -53,7 +53,7 @@ class Positions:
         return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
     def edit(self, start: int, end: int, content: str = "") -> Edit:
-        return Edit(start, end, content, self._source.location(start), self._source.location(end))
+        return edit(self._source, start, end, content)
 
     @property
     def source(self) -> Source:

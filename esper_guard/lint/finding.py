@@ -1,0 +1,56 @@
+"""What a rule finds, and how to mend it."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from esper_guard.lint.source import Location, Source
+
+
+class Severity(str, enum.Enum):
+    """How much a finding weighs. A note never changes the exit status."""
+
+    ERROR = "error"  # crashes, corrupts or does nothing
+    WARNING = "warning"  # a copy
+    NOTE = "note"  # worth knowing
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """Replace the text from ``start`` to ``end`` (character offsets, end excluded) by ``content``."""
+
+    start: int
+    end: int
+    content: str
+    location: Location
+    end_location: Location
+
+
+def edit(source: Source, start: int, end: int, content: str = "") -> Edit:
+    """The edit that replaces these offsets of ``source``, with its places worked out."""
+    return Edit(start, end, content, source.location(start), source.location(end))
+
+
+class Fix(msgspec.Struct, frozen=True):
+    """Edits that mend a finding, applied together or not at all.
+
+    A safe fix keeps the program's values, strides, aliasing and dtypes, or removes what did nothing.
+    """
+
+    message: str
+    safe: bool
+    edits: tuple[Edit, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing a rule found: what happens at run time, and what to write instead."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    location: Location
+    end_location: Location
+    help: str | None = None
+    fix: Fix | None = None
