@@ -21,8 +21,8 @@ BAD = "def f(x):\n    return x.contiguous().detach()\n"
 
 
 def _run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    keywords: dict = {"capture_output": True, "text": True, "timeout": 600, **options}
-    return subprocess.run([str(part) for part in command], check=False, **keywords)
+    keywords: dict = {"capture_output": True, "text": True, "timeout": 600, "check": False, **options}
+    return subprocess.run([str(part) for part in command], **keywords)  # noqa: PLW1510
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import gc
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
 _DEEPEST_BRACKETS = 200  # CPython's own limit
+_DEEPEST_TREE = 3000  # what LibCST is known to survive on the stack that the engine gives it
 _TOO_DEEP = "the code is nested too deeply to be parsed"
 
 
@@ -30,9 +32,14 @@ def check_syntax(source: Source) -> None:
         SourceError: with the place of the error.
     """
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            _recursion_limit(_DEEPEST_TREE // 3),
+        ):  # CPython allows three levels a frame
             warnings.simplefilter("ignore")
-            ast.parse(source.text)
+            tree = ast.parse(source.text)
+        if sys.version_info < (3, 11) and _is_deeper_than(tree, _DEEPEST_TREE):
+            raise RecursionError
     except (RecursionError, MemoryError):
         raise SourceError(_TOO_DEEP) from None
     except (SyntaxError, ValueError) as error:
@@ -69,6 +76,25 @@ def without_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def _recursion_limit(frames: int) -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(frames)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def _is_deeper_than(tree: ast.AST, limit: int) -> bool:
+    """CPython 3.10 builds trees of any depth; later ones refuse, or are stopped by the limit on recursion."""
+    level, depth = [tree], 0
+    while level and depth <= limit:
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        depth += 1
+    return depth > limit
 
 
 def _bracket_depth(text: str) -> int:

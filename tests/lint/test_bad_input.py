@@ -42,10 +42,13 @@ BROKEN = {
     "indentation.py": b"def f(x):\n    return x.contiguous().detach()\n   y = 1\n",
     "parentheses.py": b"x = " + b"(" * 100_000 + b")" * 100_000 + b"\n" + BAD.encode(),
     "open_parentheses.py": BAD.encode() + b"x = " + b"(" * 100_000 + b"\n",
-    "attributes.py": b"x = a" + b".b" * 100_000 + b"\n" + BAD.encode(),
+    "attributes.py": BAD.encode() + b"    a" + b".b" * 100_000 + b"\n",
     "unary.py": b"x = " + b"-" * 100_000 + b"1\n" + BAD.encode(),
     "binary.py": b"x = a" + b" + a" * 100_000 + b"\n" + BAD.encode(),
     "calls.py": b"x = a" + b"()" * 100_000 + b"\n" + BAD.encode(),
+    "deep_in_function.py": b"def f(x):\n    y = a"
+    + b".b()" * 20_000
+    + b"\n    return x.contiguous().detach()\n",
     "not.py": b"x = " + b"not " * 100_000 + b"1\n" + BAD.encode(),
 }
 

@@ -28,7 +28,9 @@ class Positions:
 
     def span(self, node: cst.CSTNode) -> tuple[int, int]:
         """Character offsets in the file, without parentheses around the node."""
-        found = self._ranges[node]
+        found = self._ranges.get(node)
+        if found is None:  # LibCST leaves nodes out where its walk runs out of stack, on Python 3.13
+            raise RecursionError
         return (
             self._source.offset(found.start.line + self._first_row, found.start.column + 1),
             self._source.offset(found.end.line + self._first_row, found.end.column + 1),
