@@ -90,7 +90,7 @@ _EVIDENCE = "|".join(
     [tT]ensor torch loader functional grad\\b unsqueeze permute masked_ repeat_interleave requires_grad_ contiguous expand_as
     view_as detach_ zero_ fill_ input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps addcmul
     addcdiv addmm baddbmm bfloat16_ \\bbmm clamp_ copy_ data_ptr div_ exp_ index_ log_softmax logical_not mul_ new_empty
-    new_full new_ones new_zeros normal_ pin_memory rsqrt scatter_ sub_ uniform_
+    \\b(?:as_strided|resize|resize_as|set|squeeze|swapaxes|swapdims|t|transpose)_\\b swap_tensors new_full new_ones new_zeros normal_ pin_memory rsqrt scatter_ sub_ uniform_
     """.split()
 ).encode()
 _DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from contextlib import suppress
 
@@ -97,8 +98,11 @@ def test_dominance_agrees_with_a_truth_table(test: str) -> None:
     source = f"def f(x, y, a, ok, m):\n    if {test}:\n        return x.contiguous().detach()\n"
     findings = check_bytes("a.py", source.encode(), {"EG101"})
     if findings and expected:
-        # Join keeps what all paths have in common, test by test: "either of two tests was False" is not kept.
+        # Join keeps what all paths have in common, test by test: "either of two tests was False" is not kept. Nor does
+        # the linter see that a path which asks twice and gets two answers can't be.
         assume(test.count("x.is_contiguous") <= 1)
+        assume(all(test.count(name) <= 1 for name in ("y.is_contiguous()", "ok")))
+        assume(len(re.findall(r"\ba\b", test)) <= 1)
     assert (not findings) == expected
 
 
