@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple
 
 _START = re.compile(r"""\#[^\r\n]*|"{3}|'{3}|"|'""")
-_LONE_RETURN = re.compile(r"\r(?!\n)")
 _PREFIX = re.compile(r"(?<!\w)[A-Za-z]{1,2}\Z")
 _STRING_PREFIXES = frozenset(("r", "b", "u", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"))
 _REST = {
@@ -67,8 +66,8 @@ def mask(text: str) -> Masked:
         done = end
     pieces.append(text[done:])
     code = "".join(pieces)
-    if "\r" in code:  # every line ends in \n from here on; offsets stay as they are
-        code = _LONE_RETURN.sub("\n", code)
+    if "\r" in code:  # every line ends in a bare \n from here on; offsets stay as they are
+        code = code.replace("\\\r\n", " \\\n").replace("\r\n", " \n").replace("\r", "\n")
     return Masked(code, comments, interpolations)
 
 

@@ -135,7 +135,7 @@ def _signature_end(code: str, position: int) -> int:
 @cache
 def _dedent(indent: str) -> re.Pattern[str]:
     """A line that ends a block whose header is indented by ``indent``."""
-    return re.compile(rf"\r?\n(?!\f*{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
+    return re.compile(rf"\n(?!\f*{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
 
 
 def _block_end(code: str, body: int, indent: str) -> int:

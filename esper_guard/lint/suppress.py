@@ -85,7 +85,7 @@ class Suppressions:
         ):  # strings have no line ends there: a row is asked of the source
             end += len(line) + 1
             depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
-            if depth <= 0 and not line.rstrip("\r").endswith("\\"):
+            if depth <= 0 and not line.endswith("\\"):
                 row = self._source.location(end - 1).row
                 last_rows += [row] * (row - len(last_rows))
                 depth = 0

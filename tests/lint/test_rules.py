@@ -57,6 +57,8 @@ def test_invalid(rule: type[Rule], case: Invalid) -> None:
     if case.fixed is not None:
         assert fixed == case.fixed
     ast.parse(fixed)
+    for ending in ("\r\n", "\r"):
+        assert len(_check(rule, case.source.replace("\n", ending))) == case.findings
     again = _check(rule, fixed)
     assert apply_fixes(fixed, again, unsafe=True)[0] == fixed, "a second run must change nothing"
 
