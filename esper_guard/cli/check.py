@@ -227,9 +227,7 @@ class Check:
                 left.append(report)
                 continue
             data, codes = files.read(report.path), self.codes_for(report.path)
-            result = with_deep_stack(
-                partial(fix_content, report.path, data, codes, self._unsafe(report.path))
-            )
+            result = with_deep_stack(partial(fix_content, report.path, data, codes, unsafe))
             if result.data is not None and not self.options.diff:
                 try:
                     write_atomically(report.path, result.data)

@@ -30,15 +30,20 @@ def check_bytes(path: str, data: bytes, codes: Collection[str], is_named: bool =
     """
     try:
         source = Source.from_bytes(path, data)
-        if is_named or (SYNTAX_ERROR in codes and scan.looks_like_python_2(data)):
+        is_parsed = is_named or (SYNTAX_ERROR in codes and scan.looks_like_python_2(data))
+        if is_parsed:
             check_syntax(source)
-        return check_source(source, codes)
+        return check_source(source, codes, is_parsed=is_parsed)
     except SourceError as error:
         return [unreadable(error)] if SYNTAX_ERROR in codes else []
 
 
-def check_source(source: Source, codes: Collection[str], sliced: bool = True) -> list[Finding]:
+def check_source(
+    source: Source, codes: Collection[str], sliced: bool = True, is_parsed: bool = False
+) -> list[Finding]:
     """The findings in a decoded file. ``sliced=False`` parses it whole, for comparison.
+
+    ``is_parsed``: its syntax has been checked before, so parts of it can be parsed straight away.
 
     Raises:
         SourceError: the file can't be parsed.
@@ -63,7 +68,7 @@ def check_source(source: Source, codes: Collection[str], sliced: bool = True) ->
     if suppressions.skip_file:
         return []
     with without_garbage_collection():
-        findings = _run_rules(source, masked, hit, sliced) if hit else []
+        findings = _run_rules(source, masked, hit, sliced, is_parsed) if hit else []
     findings = suppressions.keep(sorted(set(findings), key=_order))
     unused = [
         finding
@@ -88,7 +93,9 @@ def _order(finding: Finding) -> tuple[Location, str, str]:
     return finding.location, finding.code, finding.message
 
 
-def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool) -> list[Finding]:
+def _run_rules(
+    source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool, is_parsed: bool
+) -> list[Finding]:
     from esper_guard.lint.imports import names_of
     from esper_guard.lint.slices import names_declared_global, names_in_functions, slices, whole_file
 
@@ -96,7 +103,8 @@ def _run_rules(source: Source, masked: Masked, rules: Sequence[type[Rule]], slic
     pieces = list(slices(source.text, masked, names, rules)) if sliced else [whole_file(source.text, rules)]
     if not pieces:
         return []
-    check_syntax(source)
+    if not is_parsed:
+        check_syntax(source)
 
     from esper_guard.lint.flow import analyse
     from esper_guard.lint.flow.positions import Positions
