@@ -221,7 +221,10 @@ class UnconditionalContiguousDetach(Rule):
             advice = "leave `memory_format` out: `to` then keeps the memory format"
         in_place = any(_is_in_place(flow, node) for node in (*detached, *_between(flow, copy.call, detached)))
         edit = None if in_place else _removal(flow, copy)
-        fix = None if edit is None else Fix("Remove the copy", useless, (edit,))
+        mend = "Remove the copy"
+        if not useless:
+            mend += f"; strides and aliasing change: the result is laid out like `{receiver}`, and may share its memory"
+        fix = None if edit is None else Fix(mend, useless, (edit,))
         return self.finding(flow, chain or copy.call, message, help=advice, fix=fix)
 
 

@@ -70,7 +70,10 @@ def test_json_output(run: Run, write: Write) -> None:
         "end_location": {"row": 2, "column": 35},
         "fix": {
             "applicability": "unsafe",
-            "message": "Remove the copy",
+            "message": (
+                "Remove the copy; strides and aliasing change: "
+                "the result is laid out like `x`, and may share its memory"
+            ),
             "edits": [
                 {
                     "content": "",
