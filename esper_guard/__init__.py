@@ -1,3 +1,60 @@
-"""Find, prove and prevent hidden tensor copies and lost memory formats in PyTorch code."""
+"""Find, prove and prevent hidden tensor copies and lost memory formats in PyTorch code.
+
+The names in ``__all__`` are imported at their first use: they need torch, which the linter does without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper_guard.runtime.formats import Layout as Layout
+    from esper_guard.runtime.formats import layout_of as layout_of
+    from esper_guard.runtime.hazards import HAZARDS as HAZARDS
+    from esper_guard.runtime.hazards import HazardError as HazardError
+    from esper_guard.runtime.hazards import harden as harden
+    from esper_guard.runtime.hazards import hazard_guard as hazard_guard
+    from esper_guard.runtime.hazards import is_hardened as is_hardened
+    from esper_guard.runtime.hazards import unharden as unharden
+    from esper_guard.runtime.isolation import blend_add as blend_add
+    from esper_guard.runtime.isolation import blend_gate as blend_gate
+    from esper_guard.runtime.isolation import blend_multiply as blend_multiply
+    from esper_guard.runtime.isolation import isolate as isolate
+    from esper_guard.runtime.isolation import straight_through as straight_through
+    from esper_guard.runtime.seed_slot import FeatureGate as FeatureGate
+    from esper_guard.runtime.seed_slot import IllegalTransitionError as IllegalTransitionError
+    from esper_guard.runtime.seed_slot import SeedSlot as SeedSlot
+    from esper_guard.runtime.seed_slot import SeedStage as SeedStage
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "runtime.formats": ("Layout", "layout_of"),
+    "runtime.hazards": ("HAZARDS", "HazardError", "harden", "hazard_guard", "is_hardened", "unharden"),
+    "runtime.isolation": ("blend_add", "blend_gate", "blend_multiply", "isolate", "straight_through"),
+    "runtime.seed_slot": ("FeatureGate", "IllegalTransitionError", "SeedSlot", "SeedStage"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME_OF, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    import importlib
+
+    try:
+        module = importlib.import_module(f"{__name__}.{home}")
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            remedy = "pip install 'esper-guard[torch]'"
+            raise ModuleNotFoundError(f"esper_guard.{name} needs torch: {remedy}", name="torch") from error
+        raise
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

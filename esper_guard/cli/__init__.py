@@ -9,6 +9,7 @@ import click
 
 from esper_guard import __version__
 from esper_guard.cli.check import check
+from esper_guard.cli.doctor import doctor
 from esper_guard.cli.rule import rule
 from esper_guard.config import ConfigError
 from esper_guard.lint.files import PatternError
@@ -30,6 +31,7 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(check)
+cli.add_command(doctor)
 cli.add_command(rule)
 
 

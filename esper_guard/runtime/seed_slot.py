@@ -1,0 +1,388 @@
+"""SeedSlot: a gradient-isolated side branch in a host network, with no layout copy."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from esper_guard.runtime.isolation import blend_add, blend_gate, blend_multiply, isolate, straight_through
+
+Blend = Literal["add", "multiply", "gate"]
+
+
+class SeedStage(enum.Enum):
+    """Where a seed stands. `LEGAL_TRANSITIONS` says where it can go from there."""
+
+    DORMANT = "dormant"
+    """No seed."""
+    GERMINATED = "germinated"
+    """A seed is attached and takes no part yet."""
+    TRAINING = "training"
+    """The seed learns from the host's gradient; at alpha 0 it changes nothing that the host computes."""
+    BLENDING = "blending"
+    """Alpha grows from 0, and with it the seed's part in the result."""
+    HOLDING = "holding"
+    """At full alpha, to be judged."""
+    FOSSILIZED = "fossilized"
+    """Part of the host for good."""
+    PRUNED = "pruned"
+    """The seed was removed."""
+    EMBARGOED = "embargoed"
+    """Waiting, so that a removed seed is not replaced at once."""
+    RESETTING = "resetting"
+    """About to be dormant again."""
+
+
+LEGAL_TRANSITIONS: Final = MappingProxyType(
+    {
+        SeedStage.DORMANT: (SeedStage.GERMINATED,),
+        SeedStage.GERMINATED: (SeedStage.TRAINING, SeedStage.PRUNED),
+        SeedStage.TRAINING: (SeedStage.BLENDING, SeedStage.PRUNED),
+        SeedStage.BLENDING: (SeedStage.HOLDING, SeedStage.PRUNED),
+        SeedStage.HOLDING: (SeedStage.FOSSILIZED, SeedStage.BLENDING, SeedStage.PRUNED),
+        SeedStage.FOSSILIZED: (),
+        SeedStage.PRUNED: (SeedStage.EMBARGOED,),
+        SeedStage.EMBARGOED: (SeedStage.RESETTING,),
+        SeedStage.RESETTING: (SeedStage.DORMANT,),
+    }
+)
+
+ACTIVE_STAGES: Final = frozenset(
+    {SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.HOLDING, SeedStage.FOSSILIZED}
+)
+_WITHOUT_SEED: Final = frozenset(
+    {SeedStage.DORMANT, SeedStage.PRUNED, SeedStage.EMBARGOED, SeedStage.RESETTING}
+)
+
+
+class IllegalTransitionError(RuntimeError):
+    """A stage can't follow another. The message names those that can."""
+
+
+class SeedSlot(nn.Module):
+    """A place in a host network where a side branch, the seed, is grown without disturbing the host.
+
+    >>> slot = SeedSlot()
+    >>> slot.germinate(nn.Conv2d(64, 64, 3, padding=1)).advance("training")
+    >>> features = slot(features)  # the same values; the seed learns, the host can't feel it
+
+    What comes out has the shape, dtype and memory format of what went in, in every stage and for every blend; no
+    bytes are copied to get there, forward or backward (benchmarks/seed_slot.py). Inactive stages return the very
+    tensor that they were given. TRAINING at alpha 0 is the straight-through estimator; every other active stage
+    blends with ``alpha``.
+
+    ``isolate_gradients`` (can be set at any time) cuts the seed's input off from the gradient: the host is trained
+    by its own path alone. False lets the two adapt to each other.
+
+    The seed is hardened against native crashes (`esper_guard.harden`) when it germinates.
+
+    State dict: the seed under ``seed.``, the gate under ``gate.``, and the extra state (stage, alpha, blend,
+    isolate_gradients) as plain values. Germinate the same seed before loading.
+
+    Args:
+        isolate_gradients: as above.
+        blend: ``"add"``, ``"multiply"`` or ``"gate"`` (`blend_add`, `blend_multiply`, `blend_gate`).
+    """
+
+    seed: nn.Module | None
+    gate: nn.Module | None
+    _alpha: Tensor
+
+    def __init__(self, *, isolate_gradients: bool = True, blend: Blend = "add") -> None:
+        super().__init__()
+        self.isolate_gradients = isolate_gradients
+        self.blend: Blend = _checked_blend(blend)
+        self.seed = None
+        self.gate = None
+        self._stage = SeedStage.DORMANT
+        self._set_alpha(0.0)
+
+    @property
+    def stage(self) -> SeedStage:
+        """The current stage; `advance` changes it."""
+        return self._stage
+
+    @property
+    def alpha(self) -> float:
+        """The seed's share in the blend, from 0 to 1."""
+        return self._alpha_value
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the seed takes part in `forward`."""
+        return self._stage in ACTIVE_STAGES
+
+    def germinate(
+        self,
+        seed: nn.Module,
+        *,
+        blend: Blend | None = None,
+        gate: nn.Module | None = None,
+        harden: bool = True,
+    ) -> SeedSlot:
+        """Attach a seed to a dormant slot; it takes no part before ``advance("training")``.
+
+        Args:
+            seed: maps features to features of the same shape.
+            blend: overrides the slot's blend.
+            gate: for the blend ``"gate"``: maps the seed's input to a value for each sample (`FeatureGate` is one).
+            harden: protect seed and gate from native crashes on builds that have them (`esper_guard.harden`).
+
+        Returns:
+            The slot itself.
+
+        Raises:
+            TypeError: seed or gate is not a module.
+            ValueError: the blend is unknown, or it is ``"gate"`` without a gate or the other way round.
+            IllegalTransitionError: the slot is not dormant.
+        """
+        blend = _checked_blend(self.blend if blend is None else blend)
+        if not isinstance(seed, nn.Module):
+            raise TypeError(f"a seed is an nn.Module, not {type(seed).__qualname__}")
+        if gate is not None and not isinstance(gate, nn.Module):
+            raise TypeError(f"a gate is an nn.Module, not {type(gate).__qualname__}")
+        if (blend == "gate") != (gate is not None):
+            given = "needs gate=..., for instance FeatureGate(channels)" if gate is None else "takes no gate"
+            raise ValueError(f"the blend '{blend}' {given}")
+        self._check_transition(SeedStage.GERMINATED)
+        if harden:
+            from esper_guard.runtime.hazards import harden as protect
+
+            protect(seed)
+            if gate is not None:
+                protect(gate)
+        self.seed, self.gate, self.blend = seed, gate, blend
+        self._enter(SeedStage.GERMINATED)
+        return self
+
+    def advance(self, stage: SeedStage | str | None = None) -> SeedSlot:
+        """Go on to a stage, by default to the next one towards FOSSILIZED (or DORMANT, after pruning).
+
+        Entering HOLDING sets alpha to 1, entering PRUNED removes seed and gate and sets alpha to 0.
+
+        Returns:
+            The slot itself.
+
+        Raises:
+            IllegalTransitionError: the stage can't follow the current one, or it is GERMINATED (`germinate` does it).
+            ValueError: there is no such stage.
+        """
+        wanted = self._next_stage() if stage is None else _checked_stage(stage)
+        self._check_transition(wanted)
+        if wanted is SeedStage.GERMINATED:
+            raise IllegalTransitionError("a dormant slot has no seed: call germinate(seed)")
+        self._enter(wanted)
+        return self
+
+    def prune(self) -> SeedSlot:
+        """Remove the seed: ``advance(SeedStage.PRUNED)``.
+
+        Raises:
+            IllegalTransitionError: there is no seed, or it is fossilized.
+        """
+        return self.advance(SeedStage.PRUNED)
+
+    def set_alpha(self, alpha: float) -> SeedSlot:
+        """Set the seed's share in the blend, clamped to [0, 1].
+
+        Returns:
+            The slot itself.
+
+        Raises:
+            ValueError: ``alpha`` is NaN.
+        """
+        self._set_alpha(alpha)
+        return self
+
+    def forward(self, host_features: Tensor, alpha_override: float | Tensor | None = None) -> Tensor:
+        """The host's features with the seed's part in them.
+
+        Args:
+            host_features: (N, C, H, W), (N, C, D, H, W) or (B, T, C).
+            alpha_override: instead of the slot's alpha, for this call: a number, or a tensor with a value for each
+                sample, of shape (N, 1, 1, 1) or (N,), to run several configurations in one batch.
+
+        Returns:
+            A tensor of the shape, dtype and memory format of ``host_features``; the very same one in a stage that
+            is not active.
+
+        Raises:
+            TypeError: the seed returned something else than a tensor.
+            ValueError: the seed returned another shape, or the override fits neither samples nor features.
+        """
+        if self._stage not in ACTIVE_STAGES:
+            return host_features
+        assert self.seed is not None
+        seed_input = isolate(host_features) if self.isolate_gradients else host_features
+        seed_features = self.seed(seed_input)
+        self._check_output(seed_features, host_features)
+        if self._straight_through and alpha_override is None:
+            return straight_through(host_features, seed_features)
+        alpha = self._current_alpha() if alpha_override is None else alpha_override
+        if self.blend == "multiply":
+            return blend_multiply(host_features, seed_features, alpha, seed_input=seed_input)
+        if self.blend == "gate":
+            assert self.gate is not None
+            return blend_gate(host_features, seed_features, alpha, self.gate(seed_input))
+        return blend_add(host_features, seed_features, alpha)
+
+    def extra_repr(self) -> str:
+        return (
+            f"stage={self._stage.value}, alpha={self.alpha:g}, blend={self.blend}, "
+            f"isolate_gradients={self.isolate_gradients}"
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Stage, alpha, blend and isolation as plain values, which ``torch.load(weights_only=True)`` accepts."""
+        return {
+            "version": 1,
+            "stage": self._stage.value,
+            "alpha": self.alpha,
+            "blend": self.blend,
+            "isolate_gradients": self.isolate_gradients,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` gave.
+
+        Raises:
+            ValueError: it is not such a state, or the slot has a seed where the saved one had none, or the other
+                way round. Nothing is changed then.
+        """
+        try:
+            version, saved = state["version"], state
+            stage, alpha, blend = _checked_stage(saved["stage"]), float(saved["alpha"]), saved["blend"]
+            isolate_gradients = bool(saved["isolate_gradients"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is not the extra state of a SeedSlot: {state!r}") from error
+        if version != 1:
+            raise ValueError(
+                f"the SeedSlot was saved by a newer release (extra state version {version!r}, not 1)"
+            )
+        blend = _checked_blend(blend)
+        if (stage in _WITHOUT_SEED) != (self.seed is None):
+            saved_with = "without a seed" if stage in _WITHOUT_SEED else "with a seed"
+            remedy = (
+                "load it into a fresh SeedSlot" if self.seed is not None else "germinate the same seed first"
+            )
+            raise ValueError(f"the SeedSlot was saved {saved_with} (stage {stage.value}): {remedy}")
+        if stage not in _WITHOUT_SEED and (blend == "gate") != (self.gate is not None):
+            raise ValueError(
+                f"the SeedSlot was saved with the blend '{blend}': germinate the seed with the same"
+            )
+        self.blend, self.isolate_gradients, self._stage = blend, isolate_gradients, stage
+        self._set_alpha(alpha)
+
+    def _next_stage(self) -> SeedStage:
+        following = LEGAL_TRANSITIONS[self._stage]
+        if not following:
+            raise IllegalTransitionError(_illegal(self._stage, None))
+        return following[0]
+
+    def _check_transition(self, wanted: SeedStage) -> None:
+        if wanted not in LEGAL_TRANSITIONS[self._stage]:
+            raise IllegalTransitionError(_illegal(self._stage, wanted))
+
+    def _enter(self, stage: SeedStage) -> None:
+        self._stage = stage
+        if stage is SeedStage.PRUNED:
+            self.seed = self.gate = None
+        alpha = {SeedStage.GERMINATED: 0.0, SeedStage.HOLDING: 1.0, SeedStage.PRUNED: 0.0}
+        self._set_alpha(alpha.get(stage, self._alpha_value))
+
+    def _set_alpha(self, alpha: float) -> None:
+        if math.isnan(alpha):
+            raise ValueError("alpha is NaN")
+        self._alpha_value = min(max(float(alpha), 0.0), 1.0)
+        self._straight_through = self._stage is SeedStage.TRAINING and self._alpha_value == 0.0
+        self._renew_alpha_tensor()
+
+    def _renew_alpha_tensor(self) -> None:
+        # A new tensor rather than fill_(): a backward that is still to come may need the old one.
+        before = self._buffers.get("_alpha")
+        device = torch.get_default_device() if before is None else before.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        tensor = torch.tensor(self._alpha_value, dtype=dtype, device=device)
+        self.register_buffer("_alpha", tensor, persistent=False)
+
+    def _current_alpha(self) -> float | Tensor:
+        # Compiled code takes the tensor, so that a new alpha does not mean a new compilation.
+        return self._alpha if torch.compiler.is_compiling() else self._alpha_value
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SeedSlot:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._renew_alpha_tensor()  # .half() would round alpha, .to_empty() lose it
+        return self
+
+    def _check_output(self, seed_features: object, host_features: Tensor) -> None:
+        kind = type(self.seed).__qualname__
+        if not isinstance(seed_features, Tensor):
+            raise TypeError(f"the seed ({kind}) returned {type(seed_features).__qualname__}, not a tensor")
+        if seed_features.shape != host_features.shape:
+            raise ValueError(
+                f"the seed ({kind}) returned shape {tuple(seed_features.shape)} for features of shape "
+                f"{tuple(host_features.shape)}: a seed keeps the shape of what it is given"
+            )
+
+
+class FeatureGate(nn.Module):
+    """A learned gate: from the mean of each channel to one value in (0, 1) for each sample.
+
+    Args:
+        channels: C of (N, C, H, W) and (N, C, D, H, W) features, or of (B, T, C) tokens.
+        hidden: width of the hidden layer. Default: a quarter of the channels, at least 8.
+
+    Raises:
+        ValueError: ``channels`` or ``hidden`` is not positive; in `forward`, the features are of another rank.
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = max(8, channels // 4) if hidden is None else hidden
+        if channels < 1 or hidden < 1:
+            raise ValueError(
+                f"FeatureGate needs channels and hidden of at least 1, not {channels} and {hidden}"
+            )
+        self.score = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Gate values of shape (N, 1, ..., 1), of the features' rank."""
+        if features.dim() not in (3, 4, 5):
+            raise ValueError(
+                f"FeatureGate takes features of rank 3 to 5, not of shape {tuple(features.shape)}"
+            )
+        positions = [1] if features.dim() == 3 else list(range(2, features.dim()))
+        gate: Tensor = torch.sigmoid(self.score(features.mean(positions)))
+        return gate.reshape([features.shape[0]] + [1] * (features.dim() - 1))
+
+
+def _checked_stage(stage: SeedStage | str) -> SeedStage:
+    if isinstance(stage, SeedStage):
+        return stage
+    try:
+        return SeedStage(stage.lower())
+    except (ValueError, AttributeError):
+        names = ", ".join(stage.value for stage in SeedStage)
+        raise ValueError(f"there is no stage {stage!r}; the stages are {names}") from None
+
+
+def _checked_blend(blend: Any) -> Blend:
+    if blend not in get_args(Blend):
+        raise ValueError(f"there is no blend {blend!r}; the blends are {', '.join(get_args(Blend))}")
+    checked: Blend = blend
+    return checked
+
+
+def _illegal(stage: SeedStage, wanted: SeedStage | None) -> str:
+    legal = LEGAL_TRANSITIONS[stage]
+    target = "no stage" if wanted is None else wanted.value
+    if not legal:
+        return f"{stage.value} is final: {target} can't follow it" if wanted else f"{stage.value} is final"
+    following = " or ".join(stage.value for stage in legal)
+    return f"{target} can't follow {stage.value}; what can is {following}"
