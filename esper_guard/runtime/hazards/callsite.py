@@ -23,20 +23,10 @@ _MODULE_CALL = "_call_impl"
 class CallSite(NamedTuple):
     """A call in the forward."""
 
-    location: str | None
-    modules: tuple[weakref.ref[nn.Module], ...] = ()
-    """Those that were running, outermost first."""
-    kind: str | None = None
-    """The class of the innermost."""
-
-    def module_path(self) -> str | None:
-        """The innermost module's name within the outermost: ``"features.3.norm"``; its class if it is alone."""
-        running = [module for reference in self.modules if (module := reference()) is not None]
-        if len(running) < len(self.modules) or not running:
-            return self.kind
-        root, innermost = running[0], running[-1]
-        names = [name for name, module in root.named_modules() if module is innermost and name]
-        return names[0] if names else self.kind
+    location: str | None = None
+    """``"file:line"`` of the user's code."""
+    module: str | None = None
+    """The innermost running module's name within the outermost: ``"features.3.norm"``; its class if it is alone."""
 
 
 class CallSites:
@@ -60,32 +50,44 @@ class CallSites:
             site, verb = current_site(), "called"
         else:
             address = _address(arguments[forward.argument], arguments[forward.input])
-            site, verb = self._sites.get(address, CallSite(None)), "forward"
-        module = site.module_path()
+            site, verb = self._sites.get(address, CallSite()), "forward"
         lines = [f"{hazard.id}: {hazard.title} ({hazard.consequence.value})"]
-        if module is not None:
-            lines.append(f"  module:  {module}")
+        if site.module is not None:
+            lines.append(f"  module:  {site.module}")
         if site.location is not None:
             lines.append(f"  {verb}: {site.location}")
         else:
             lines.append("  forward: made outside of hazard_guard(); run it inside to see its line")
         lines.append(f"  cure:    {hazard.advice}")
-        return HazardError("\n".join(lines), hazard.id, module, site.location)
+        return HazardError("\n".join(lines), hazard.id, site.module, site.location)
 
 
 def current_site() -> CallSite:
-    """The call being made: the innermost line outside of torch and of this package, and the running modules."""
-    location = None
-    modules: list[weakref.ref[nn.Module]] = []
-    kind = None
+    """The call being made: the innermost line outside of torch and of this package, and the running module."""
+    location = innermost = outermost = None
     for frame in _frames():
         code = frame.f_code
         if code.co_name == _MODULE_CALL and isinstance(module := frame.f_locals.get("self"), nn.Module):
-            modules.append(weakref.ref(module))
-            kind = kind or type(module).__qualname__
+            outermost = module
+            innermost = module if innermost is None else innermost
         elif location is None and not code.co_filename.startswith((*_LIBRARIES, "<")):
             location = f"{code.co_filename}:{frame.f_lineno}"
-    return CallSite(location, tuple(reversed(modules)), kind)
+    if innermost is None or outermost is None:
+        return CallSite(location)
+    return CallSite(location, _path(innermost, outermost))
+
+
+_paths: weakref.WeakKeyDictionary[nn.Module, tuple[weakref.ref[nn.Module], str]] = weakref.WeakKeyDictionary()
+
+
+def _path(module: nn.Module, root: nn.Module) -> str:
+    known = _paths.get(module)
+    if known is not None and known[0]() is root:
+        return known[1]
+    names = (name for name, child in root.named_modules() if child is module and name)
+    path = next(names, type(module).__qualname__)
+    _paths[module] = (weakref.ref(root), path)
+    return path
 
 
 def _frames() -> Iterator[FrameType]:

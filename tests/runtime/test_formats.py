@@ -1,0 +1,171 @@
+"""layout_of against torch's own predicates, on every small shape and stride, and on every kind of tensor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from esper_guard import Layout, layout_of
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def expected(tensor: Tensor) -> tuple[str, str | None]:
+    """State and hint by torch's predicates alone."""
+    taken_for = "nchw" if suggest_memory_format(tensor) == torch.contiguous_format else "channels_last"
+    nchw = tensor.is_contiguous()
+    channels_last = tensor.is_contiguous(memory_format=CHANNELS_LAST[tensor.dim()])
+    if nchw and channels_last:
+        return "ambiguous", taken_for
+    if nchw:
+        return "nchw", None
+    if channels_last:
+        return ("channels_last" if taken_for == "channels_last" else "ghost"), None
+    return "strided", taken_for
+
+
+def small_tensors(rank: int) -> Iterator[Tensor]:
+    sizes = (0, 1, 2) if rank == 4 else (1, 2)
+    strides = (0, 1, 2, 3, 4, 8) if rank == 4 else (0, 1, 2, 4)
+    for shape in itertools.product(sizes, repeat=rank):
+        for stride in itertools.product(strides, repeat=rank):
+            yield torch.empty_strided(shape, stride, device="meta")
+
+
+@pytest.mark.parametrize("rank", [4, 5])
+def test_agrees_with_torch_on_every_small_shape_and_stride(rank: int) -> None:
+    states = set()
+    for tensor in small_tensors(rank):
+        layout = layout_of(tensor)
+        assert layout == expected(tensor), (tuple(tensor.shape), tensor.stride())
+        assert (layout.taken_for == "channels_last") == (suggest_memory_format(tensor) == CHANNELS_LAST[rank])
+        states.add(layout)
+    assert len(states) == 7  # five states, two of them with either hint
+
+
+@given(
+    st.integers(4, 5).flatmap(
+        lambda rank: st.tuples(
+            st.lists(st.integers(0, 5), min_size=rank, max_size=rank),
+            st.lists(st.integers(0, 700), min_size=rank, max_size=rank),
+        )
+    )
+)
+def test_agrees_with_torch_on_any_shape_and_stride(layout: tuple[list[int], list[int]]) -> None:
+    tensor = torch.empty_strided(*layout, device="meta")
+    assert layout_of(tensor) == expected(tensor)
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(1, 4), min_size=4, max_size=4), st.integers(0, 3))
+def test_agrees_with_torch_on_permuted_and_sliced_tensors(
+    order: list[int], shape: list[int], sliced: int
+) -> None:
+    tensor = (
+        torch.empty(shape, device="meta").permute(order).narrow(sliced, 0, max(1, shape[order[sliced]] // 2))
+    )
+    assert layout_of(tensor) == expected(tensor)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (torch.empty(2, 3, 4, 5), "nchw"),
+        (torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last), "channels_last"),
+        (torch.empty(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d), "channels_last"),
+        (torch.empty(2, 1, 4, 5), "ambiguous(nchw)"),
+        (torch.empty(2, 1, 4, 5).to(memory_format=torch.channels_last), "ambiguous(channels_last)"),
+        (torch.empty(2, 3, 1, 1), "ambiguous(nchw)"),
+        (torch.empty(2, 3, 1, 1).to(memory_format=torch.channels_last), "ambiguous(channels_last)"),
+        (torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last)[0].unsqueeze(0), "ghost"),
+        (torch.empty(2, 4, 4, 5).to(memory_format=torch.channels_last)[:, :2], "strided(channels_last)"),
+        (torch.empty(2, 3, 4, 5)[:, :, ::2], "strided(nchw)"),
+        (torch.empty(2, 7, 5), "nchw"),
+        (torch.empty(2, 5, 7).transpose(1, 2), "strided(nchw)"),
+        (torch.empty(3), "nchw"),
+        (torch.empty(()), "nchw"),
+    ],
+)
+def test_the_states_by_name(tensor: Tensor, text: str) -> None:
+    layout = layout_of(tensor)
+    assert str(layout) == text
+    assert layout.state == text.partition("(")[0]
+    assert layout == Layout(layout.state, layout.hint)
+
+
+NHWC = torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)
+
+
+def test_fake_tensors() -> None:
+    with FakeTensorMode() as mode:
+        assert str(layout_of(mode.from_tensor(NHWC))) == "channels_last"
+
+
+class Named(Tensor):
+    """A subclass that torch functions go through."""
+
+
+class Wrapper(Tensor):
+    """A subclass that holds another tensor and has strides of its own."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:  # noqa: PYI034
+        wrapper = Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype)
+        wrapper.inner = inner
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments=(), keywords=None):
+        unwrapped = pytree.tree_map_only(Wrapper, lambda each: each.inner, (arguments, keywords or {}))
+        return function(*unwrapped[0], **unwrapped[1])
+
+
+@pytest.mark.parametrize("tensor", [NHWC.as_subclass(Named), Wrapper(NHWC), torch.nn.Parameter(NHWC)])
+def test_subclasses(tensor: Tensor) -> None:
+    assert str(layout_of(tensor)) == "channels_last"
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantised_tensors_are_as_any_other() -> None:
+    per_tensor = torch.quantize_per_tensor(NHWC, 0.1, 0, torch.qint8)
+    assert str(layout_of(per_tensor)) == "channels_last"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("make", "kind", "remedy"),
+    [
+        (lambda: torch.ones(2, 3).to_sparse(), "sparse_coo", "to_dense()"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)]), "nested", "unbind()"),
+    ],
+)
+def test_tensors_without_strides_get_a_clear_answer(make, kind: str, remedy: str) -> None:
+    with pytest.raises(TypeError, match=kind) as error:
+        layout_of(make())
+    assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize("tensor", [NHWC, NHWC.contiguous()])
+def test_folds_into_a_compiled_graph(tensor: Tensor) -> None:
+    def double_channels_last(x: Tensor) -> Tensor:
+        return x * 2 if layout_of(x).state == "channels_last" else x
+
+    compiled = torch.compile(double_channels_last, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(tensor), double_channels_last(tensor))
+
+
+def test_under_vmap_it_sees_one_sample() -> None:
+    seen = []
+    batch = torch.ones(7, 2, 4, 5, 3).permute(0, 1, 4, 2, 3)
+    torch.func.vmap(lambda x: seen.append(str(layout_of(x))) or x)(batch)
+    assert seen == ["channels_last"]
