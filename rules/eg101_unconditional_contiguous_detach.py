@@ -17,6 +17,7 @@ call: N*C*H*W*itemsize bytes, for a value that `detach()` alone would have share
 The copy is often kept as a remedy for a crash in backward. That crash is a null write in PyTorch's CPU GroupNorm
 backward (torch 2.0 to 2.13): any channels_last input that needs no gradient hits it, detached or not. The copy does
 not even prevent it for 1x1 and single-channel features, for which `contiguous()` returns `x` unchanged.
+`esper_guard.harden(model)` cures it where it is, at no copy; `esper-guard doctor` tells whether a machine has it.
 
 ## Example
 

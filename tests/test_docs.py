@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from esper_guard import HAZARDS
 from esper_guard.lint.flow import analyse
 from esper_guard.lint.flow.positions import Positions
 from esper_guard.lint.imports import names_of
 from esper_guard.lint.parse import parse_module
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.source import Source
+from esper_guard.runtime.hazards import Hazard
 from tests.conftest import ROOT
 
 
@@ -59,3 +63,29 @@ def test_the_example_rule_runs(tmp_path: Path) -> None:
         (function,) = [node for node in module.body if type(node).__name__ == "FunctionDef"]
         flow = analyse(function, names, Positions(one, module, 0))
         assert len(list(rule().check(flow))) == expected
+
+
+def test_the_runtime_page_lists_every_hazard() -> None:
+    shown = re.search(
+        r"<!-- hazards -->\n(.*?)<!-- /hazards -->", (ROOT / "docs" / "runtime.md").read_text(), re.DOTALL
+    )
+    assert shown is not None
+    assert shown[1].splitlines() == [
+        f"| `{hazard.id}` | {hazard.consequence.value} | {where(hazard)} | {hazard.advice} |"
+        for hazard in HAZARDS.values()
+    ]
+
+
+def where(hazard: Hazard) -> str:
+    since = f" {hazard.first}" if hazard.first else ""
+    until = f" before {hazard.fixed}" if hazard.fixed else ""
+    return f"torch{since}{until}, {', '.join(hazard.devices or ['every device'])}".replace(
+        "torch,", "every torch tried,"
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/runtime.md"])
+def test_the_runtime_examples_run(page: str) -> None:
+    blocks = re.findall(r"```python\n(import torch.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], page, "exec"), {})  # noqa: S102

@@ -66,8 +66,8 @@ def layout_of(tensor: Tensor) -> Layout:
     Raises:
         TypeError: the tensor has no strides: sparse, nested, or in oneDNN's own layout.
 
-    Source: agrees with ``Tensor.is_contiguous`` and with ``torch._prims_common.suggest_memory_format`` on every
-    small shape and stride (tests/runtime/test_formats.py).
+    Source: agrees with ``Tensor.is_contiguous``, and with the format that a kernel gives its result by C++'s
+    ``suggest_memory_format``, on every small shape and stride (tests/runtime/test_formats.py; torch 2.4.1 to 2.15.0).
     """
     if not has_strides(tensor):
         raise TypeError(_no_strides(tensor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections import OrderedDict
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+import esper_guard
 from esper_guard.runtime.hazards.hazard import Hazard, HazardError
 
 _LIMIT = 10_000  # calls remembered; a backward seldom lies further back
-_LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["esper_guard"]))
+_PACKAGES = [Path(module.__file__ or "").parent for module in (torch, esper_guard)]
+_NOT_THE_USERS = (*(f"{package}{os.sep}" for package in _PACKAGES), "<frozen", "<eval_with_key>")
 _MODULE_CALL = "_call_impl"
 
 
@@ -70,7 +73,7 @@ def current_site() -> CallSite:
         if code.co_name == _MODULE_CALL and isinstance(module := frame.f_locals.get("self"), nn.Module):
             outermost = module
             innermost = module if innermost is None else innermost
-        elif location is None and not code.co_filename.startswith((*_LIBRARIES, "<")):
+        elif location is None and not code.co_filename.startswith(_NOT_THE_USERS):
             location = f"{code.co_filename}:{frame.f_lineno}"
     if innermost is None or outermost is None:
         return CallSite(location)

@@ -60,7 +60,7 @@ def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
                 for hazard in chosen
                 if hazard.id not in done
                 and hazard.concerns(part)
-                and not devices.isdisjoint((*hazard.devices, "meta"))
+                and (hazard.devices is None or not devices.isdisjoint((*hazard.devices, "meta")))
             ]
             for hazard in new:
                 if isinstance(hazard.cure, TargetCure):

@@ -72,8 +72,8 @@ class Hazard:
     id: str
     title: str
     consequence: Consequence
-    devices: tuple[str, ...]
-    """Device types that have it."""
+    devices: tuple[str, ...] | None
+    """Device types that have it; None for a bug in torch's Python code, which every device runs."""
     triggers: Callable[..., bool]
     """Whether a concrete call has it: takes the arguments of the operator, or those that its file names."""
     probe: Callable[[], bool]

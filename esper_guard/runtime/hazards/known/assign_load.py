@@ -80,7 +80,7 @@ HAZARD = Hazard(
     id="assign-load-format",
     title="load_state_dict(assign=True) turns a channels_last model back to the checkpoint's format",
     consequence=Consequence.SLOW,
-    devices=("cpu", "cuda", "mps", "xpu"),
+    devices=None,
     triggers=triggers,
     probe=probe,
     cure=TargetCure(_apply, _undo),
