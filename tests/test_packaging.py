@@ -58,10 +58,9 @@ def test_the_wheel_holds_the_rules_in_our_package(checkout: Path, tmp_path: Path
     assert {top for top in tops if not top.endswith(".dist-info")} == {"esper_guard"}
     assert "esper_guard/rules/eg101_unconditional_contiguous_detach.py" in names
     assert "esper_guard/py.typed" in names
-    ours = {path.stem for path in (ROOT / "esper_guard").rglob("*.py")} | {
-        p.stem for p in (ROOT / "rules").glob("*.py")
-    }
-    assert {Path(name).stem for name in names if name.endswith(".py")} == ours
+    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "esper_guard").rglob("*.py")}
+    rules = {f"esper_guard/rules/{path.name}" for path in (ROOT / "rules").glob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == ours | rules
 
     folder = tmp_path / "installed"
     _run(*PIP, "install", "--no-deps", "--target", folder, wheel, check=True)

@@ -19,7 +19,7 @@ _COLORS = {"affected": "red", "not affected": "green", "could not tell": "yellow
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if this machine is affected by a hazard.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 unless every probe passed.")
 @click.option("--ignore", multiple=True, metavar="HAZARD", help="Leave a hazard out; can be repeated.")
 @click.option(
     "--timeout",
@@ -61,7 +61,7 @@ def doctor(
         "devices": _devices(),
     }
     click.echo(_json(machine, diagnoses) if as_json else _text(machine, diagnoses))
-    if strict and any(diagnosis.verdict == "affected" for diagnosis in diagnoses):
+    if strict and any(diagnosis.verdict != "not affected" for diagnosis in diagnoses):
         context.exit(FOUND)
 
 

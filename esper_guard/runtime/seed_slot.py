@@ -97,7 +97,7 @@ class SeedSlot(nn.Module):
     def __init__(self, *, isolate_gradients: bool = True, blend: Blend = "add") -> None:
         super().__init__()
         self.isolate_gradients = isolate_gradients
-        self.blend: Blend = _checked_blend(blend)
+        self._blend = _checked_blend(blend)
         self.seed = None
         self.gate = None
         self._stage = SeedStage.DORMANT
@@ -112,6 +112,20 @@ class SeedSlot(nn.Module):
     def alpha(self) -> float:
         """The seed's share in the blend, from 0 to 1."""
         return self._alpha_value
+
+    @property
+    def blend(self) -> Blend:
+        """How seed and host are put together: ``"add"``, ``"multiply"`` or ``"gate"``.
+
+        Can be set; raises ValueError for another value, and for ``"gate"`` where the seed germinated without a gate.
+        """
+        return self._blend
+
+    @blend.setter
+    def blend(self, blend: Blend) -> None:
+        if _checked_blend(blend) == "gate" and self.seed is not None and self.gate is None:
+            raise ValueError("the seed germinated without a gate: germinate(seed, blend='gate', gate=...)")
+        self._blend = blend
 
     @property
     def is_active(self) -> bool:
@@ -157,7 +171,7 @@ class SeedSlot(nn.Module):
             protect(seed)
             if gate is not None:
                 protect(gate)
-        self.seed, self.gate, self.blend = seed, gate, blend
+        self.seed, self.gate, self._blend = seed, gate, blend
         self._enter(SeedStage.GERMINATED)
         return self
 
@@ -224,7 +238,7 @@ class SeedSlot(nn.Module):
         self._check_output(seed_features, host_features)
         if self._straight_through and alpha_override is None:
             return straight_through(host_features, seed_features)
-        alpha = self._current_alpha() if alpha_override is None else alpha_override
+        alpha = self._current_alpha(host_features.device) if alpha_override is None else alpha_override
         if self.blend == "multiply":
             return blend_multiply(host_features, seed_features, alpha, seed_input=seed_input)
         if self.blend == "gate":
@@ -308,12 +322,13 @@ class SeedSlot(nn.Module):
         before = self._buffers.get("_alpha")
         device = torch.get_default_device() if before is None else before.device
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        tensor = torch.tensor(self._alpha_value, dtype=dtype, device=device)
+        with torch.inference_mode(False):  # else later training could not save it for its backward
+            tensor = torch.tensor(self._alpha_value, dtype=dtype, device=device)
         self.register_buffer("_alpha", tensor, persistent=False)
 
-    def _current_alpha(self) -> float | Tensor:
+    def _current_alpha(self, device: torch.device) -> float | Tensor:
         # Compiled code takes the tensor, so that a new alpha does not mean a new compilation.
-        return self._alpha if torch.compiler.is_compiling() else self._alpha_value
+        return self._alpha.to(device) if torch.compiler.is_compiling() else self._alpha_value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SeedSlot:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -370,6 +385,20 @@ def _checked_stage(stage: SeedStage | str) -> SeedStage:
     except (ValueError, AttributeError):
         names = ", ".join(stage.value for stage in SeedStage)
         raise ValueError(f"there is no stage {stage!r}; the stages are {names}") from None
+
+
+def _checked_state(state: Any) -> tuple[SeedStage, float, Blend, bool]:
+    names = ("version", "stage", "alpha", "blend", "isolate_gradients")
+    if not isinstance(state, dict) or not state.keys() >= set(names):
+        raise ValueError(f"this is not the extra state of a SeedSlot: {state!r}")
+    version, stage, alpha, blend, isolate_gradients = (state[name] for name in names)
+    if version != 1:
+        raise ValueError(
+            f"the SeedSlot was saved by another release (extra state version {version!r}, not 1)"
+        )
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1 or not isinstance(isolate_gradients, bool):
+        raise ValueError(f"the extra state of a SeedSlot is damaged: {state!r}")
+    return _checked_stage(stage), float(alpha), _checked_blend(blend), isolate_gradients
 
 
 def _checked_blend(blend: Any) -> Blend:

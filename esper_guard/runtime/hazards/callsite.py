@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -18,9 +20,18 @@ import esper_guard
 from esper_guard.runtime.hazards.hazard import Hazard, HazardError
 
 _LIMIT = 10_000  # calls remembered; a backward seldom lies further back
-_PACKAGES = [Path(module.__file__ or "").parent for module in (torch, esper_guard)]
-_NOT_THE_USERS = (*(f"{package}{os.sep}" for package in _PACKAGES), "<frozen", "<eval_with_key>")
 _MODULE_CALL = "_call_impl"
+
+
+@cache
+def _is_the_users(filename: str) -> bool:
+    packages = [Path(module.__file__ or "").parent for module in (torch, esper_guard)]
+    standard_library = sysconfig.get_path("stdlib") + os.sep
+    return not (
+        filename.startswith(("<frozen", "<eval_with_key>", *(f"{package}{os.sep}" for package in packages)))
+        or filename.endswith("typing_extensions.py")
+        or (filename.startswith(standard_library) and f"{os.sep}site-packages{os.sep}" not in filename)
+    )
 
 
 class CallSite(NamedTuple):
@@ -36,10 +47,10 @@ class CallSites:
     """Calls of the forward, found again by a tensor that autograd saves for the backward."""
 
     def __init__(self) -> None:
-        self._sites: OrderedDict[int, CallSite] = OrderedDict()
+        self._sites: OrderedDict[object, CallSite] = OrderedDict()
 
-    def remember(self, common: Tensor, features: Tensor) -> None:
-        self._sites[_address(common, features)] = current_site()
+    def remember(self, common: Tensor, features: Tensor, weight: Tensor | None) -> None:
+        self._sites[_address(common, features, weight)] = current_site()
         if len(self._sites) > _LIMIT:
             self._sites.popitem(last=False)
 
@@ -52,7 +63,9 @@ class CallSites:
         if forward is None:
             site, verb = current_site(), "called"
         else:
-            address = _address(arguments[forward.argument], arguments[forward.input])
+            address = _address(
+                *(arguments[at] for at in (forward.argument, forward.features, forward.weight))
+            )
             site, verb = self._sites.get(address, CallSite()), "forward"
         lines = [f"{hazard.id}: {hazard.title} ({hazard.consequence.value})"]
         if site.module is not None:
@@ -60,7 +73,7 @@ class CallSites:
         if site.location is not None:
             lines.append(f"  {verb}: {site.location}")
         else:
-            lines.append("  forward: made outside of hazard_guard(); run it inside to see its line")
+            lines.append("  forward: not seen by hazard_guard(); if it ran before, run it inside as well")
         lines.append(f"  cure:    {hazard.advice}")
         return HazardError("\n".join(lines), hazard.id, site.module, site.location)
 
@@ -73,7 +86,7 @@ def current_site() -> CallSite:
         if code.co_name == _MODULE_CALL and isinstance(module := frame.f_locals.get("self"), nn.Module):
             outermost = module
             innermost = module if innermost is None else innermost
-        elif location is None and not code.co_filename.startswith(_NOT_THE_USERS):
+        elif location is None and _is_the_users(code.co_filename):
             location = f"{code.co_filename}:{frame.f_lineno}"
     if innermost is None or outermost is None:
         return CallSite(location)
@@ -84,9 +97,10 @@ _paths: weakref.WeakKeyDictionary[nn.Module, tuple[weakref.ref[nn.Module], str]]
 
 
 def _path(module: nn.Module, root: nn.Module) -> str:
-    known = _paths.get(module)
-    if known is not None and known[0]() is root:
-        return known[1]
+    known_root, path = _paths.get(module, (None, ""))
+    known = None if known_root is None else known_root()
+    if known is not None and (known is root or any(child is root for child in known.modules())):
+        return path  # a recomputing checkpoint starts in the middle of the model
     names = (name for name, child in root.named_modules() if child is module and name)
     path = next(names, type(module).__qualname__)
     _paths[module] = (weakref.ref(root), path)
@@ -100,7 +114,8 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _address(common: Tensor | None, features: Tensor) -> int:
+def _address(common: Tensor | None, features: Tensor, weight: Tensor | None) -> object:
+    if common is not None and common.numel():
+        return common.data_ptr()
     # batch_norm in evaluation saves no statistics
-    chosen = features if common is None or common.numel() == 0 else common
-    return chosen.data_ptr()
+    return features.data_ptr(), 0 if weight is None else weight.data_ptr()

@@ -41,6 +41,7 @@ class hazard_guard:  # noqa: N801 - used like a function
         hazards: ids of the hazards to stop (default: all that crash or give wrong numbers).
 
     Raises:
+        TypeError: what is decorated is a class, an asynchronous generator function, or no function.
         ValueError: there is no such hazard, or it does neither.
     """
 
@@ -63,18 +64,16 @@ class hazard_guard:  # noqa: N801 - used like a function
         protection.end_guard(self._hazards)
 
     def __call__(self, function: Function) -> Function:
+        if inspect.isasyncgenfunction(function) or not inspect.isroutine(function):
+            kind = "an asynchronous generator" if inspect.isroutine(function) else type(function).__qualname__
+            raise TypeError(
+                f"hazard_guard() can't decorate {kind}: write `with hazard_guard():` inside of it"
+            )
         if inspect.iscoroutinefunction(function):
 
             async def guarded(*args: Any, **kwargs: Any) -> Any:
                 with self:
                     return await function(*args, **kwargs)
-
-        elif inspect.isasyncgenfunction(function):
-
-            async def guarded(*args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-                with self:
-                    async for item in function(*args, **kwargs):
-                        yield item
 
         elif inspect.isgeneratorfunction(function):
 

@@ -34,13 +34,15 @@ class Forward:
     Both have a tensor in common that the forward allocates and autograd saves.
     """
 
-    operator: str
+    operators: tuple[str, ...]
+    """Of the forward; their first two arguments are features and weight."""
     result: int
     """Position of the common tensor in what the forward returns."""
     argument: int
     """Its position among the arguments of the backward."""
-    input: int
-    """Position of the features among the arguments of the backward; they are the forward's first."""
+    features: int
+    weight: int
+    """Positions of features and weight among the arguments of the backward."""
 
 
 @dataclass(frozen=True)

@@ -17,39 +17,51 @@ from esper_guard.runtime.hazards.hazard import Hazard, OperatorCure
 from esper_guard.runtime.hazards.interpose import Handler, Interposition, has_operator
 
 _lock = threading.RLock()
-_cured: frozenset[Hazard] = frozenset()
+_cured: Counter[Hazard] = Counter()
 _guarded: Counter[Hazard] = Counter()
 _installed: dict[str, Interposition] = {}
 _sites = CallSites()
 
 
 def cure(hazards: Iterable[Hazard]) -> None:
-    """Repair the calls of these hazards from now on, and of no others."""
-    global _cured
-    with _lock:
-        _cured = frozenset(hazards)
-        _install_what_is_needed()
+    """Repair the calls of these hazards, until `end_cure` was called as often."""
+    _change(_cured, hazards, +1)
 
 
-def cured() -> frozenset[Hazard]:
-    """The hazards whose calls are repaired."""
-    return _cured
+def end_cure(hazards: Iterable[Hazard]) -> None:
+    """Take back one `cure`."""
+    _change(_cured, hazards, -1)
 
 
 def guard(hazards: Iterable[Hazard]) -> None:
     """Raise at the calls of these hazards, unless they are cured, until `end_guard` was called as often."""
-    with _lock:
-        _guarded.update(hazards)
-        _install_what_is_needed()
+    _change(_guarded, hazards, +1)
 
 
 def end_guard(hazards: Iterable[Hazard]) -> None:
     """Take back one `guard`."""
+    _change(_guarded, hazards, -1)
+
+
+def cured() -> frozenset[Hazard]:
+    """The hazards whose calls are repaired."""
+    return frozenset(_cured)
+
+
+def end_all() -> None:
+    """Leave every operator as torch made it, whatever is hardened or guarded."""
+    with _lock:
+        _cured.clear()
+        _guarded.clear()
+        _install_what_is_needed()
+
+
+def _change(counter: Counter[Hazard], hazards: Iterable[Hazard], by: int) -> None:
     with _lock:
         for hazard in hazards:
-            _guarded[hazard] -= 1
-            if not _guarded[hazard]:
-                del _guarded[hazard]
+            counter[hazard] += by
+            if counter[hazard] <= 0:
+                del counter[hazard]
         _install_what_is_needed()
 
 
@@ -60,7 +72,8 @@ def _install_what_is_needed() -> None:
             wanted[operator] = _judge(operator)
     for hazard in _guarded:
         if hazard.forward is not None:
-            wanted[hazard.forward.operator] = _remember(hazard.forward.result)
+            for operator in hazard.forward.operators:
+                wanted[operator] = _remember(hazard.forward.result)
     for operator in _installed.keys() - wanted.keys():
         _installed.pop(operator).remove()
     for operator, handler in wanted.items():
@@ -87,7 +100,7 @@ def _remember(result: int) -> Callable[..., Any]:
         results = native(*args, **kwargs)
         features, common = args[0], results[result]
         if isinstance(features, Tensor) and features.device.type == "cpu" and isinstance(common, Tensor):
-            _sites.remember(common, features)
+            _sites.remember(common, features, weight=args[1])
         return results
 
     return remember

@@ -23,7 +23,8 @@ def triggers(module: nn.Module, state_dict: dict[str, Tensor], assign: bool = Fa
 
 def _channels_last(tensor: Tensor) -> bool:
     return (
-        tensor.dim() in _MEMORY_FORMATS
+        not nn.parameter.is_lazy(tensor)
+        and tensor.dim() in _MEMORY_FORMATS
         and has_strides(tensor)
         and layout_of(tensor).taken_for == "channels_last"
     )
@@ -44,8 +45,10 @@ class _KeepFormat:
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         for name, memory_format in self._formats.items():
-            parameter = module.get_parameter(name)
-            parameter.data = parameter.data.to(memory_format=memory_format)
+            loaded = module.get_parameter(name)
+            if not _channels_last(loaded):  # a new parameter: the loaded one may be another model's
+                values = loaded.detach().to(memory_format=memory_format)
+                module.register_parameter(name, nn.Parameter(values, loaded.requires_grad))
 
 
 def _apply(module: nn.Module) -> None:
@@ -64,7 +67,8 @@ def _undo(module: nn.Module) -> None:
 
 def _concerns(target: Target) -> bool:
     return isinstance(target, nn.Module) and any(
-        parameter.dim() in _MEMORY_FORMATS for parameter in target.parameters(recurse=False)
+        nn.parameter.is_lazy(parameter) or parameter.dim() in _MEMORY_FORMATS
+        for parameter in target.parameters(recurse=False)
     )
 
 

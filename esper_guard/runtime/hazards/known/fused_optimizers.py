@@ -12,35 +12,67 @@ from esper_guard.runtime.hazards.hazard import Consequence, Hazard, OperatorCure
 
 
 def triggers(parameters: list[Tensor], *lists: Any, **settings: Any) -> bool:
-    """A parameter on the CPU, and a gradient or state of it, that lie in memory in different orders."""
-    return next(_misfits(parameters, lists), None) is not None
+    """A parameter on the CPU with gaps in memory, or with a gradient or state that lies in another order."""
+    return any(
+        parameter.is_cpu and not _aligned([parameter, *beside])
+        for parameter, beside in _with_what_is_beside(parameters, lists)
+    )
 
 
 def repair(native: Callable[..., Any], parameters: list[Tensor], *lists: Any, **settings: Any) -> Any:
-    """Step with copies in the parameter's order, and copy them back."""
-    aligned = [list(tensors) for tensors in lists]
-    for parameter, place, index in _misfits(parameters, lists):
-        copy = torch.empty_like(parameter, dtype=lists[place][index].dtype)
-        aligned[place][index] = copy.copy_(lists[place][index])
-    result = native(parameters, *aligned, **settings)
-    for original, used in zip(lists, aligned, strict=True):
-        for tensor, copy in zip(original, used, strict=True):
-            if copy is not tensor:
-                tensor.copy_(copy)
+    """Step with dense copies in one order, and copy back what the step writes."""
+    replaced = [parameters, *lists]
+    for index, (parameter, beside) in enumerate(_with_what_is_beside(parameters, lists)):
+        if _aligned([parameter, *beside]):
+            continue
+        for place, tensors in enumerate(replaced):
+            if index < len(tensors) and tensors[index].shape == parameter.shape:
+                copy = torch.empty_like(parameter, dtype=tensors[index].dtype)
+                replaced[place] = [*tensors[:index], copy.copy_(tensors[index]), *tensors[index + 1 :]]
+    result = native(*replaced, **settings)
+    for place, (originals, used) in enumerate(zip((parameters, *lists), replaced, strict=True)):
+        if place == _GRADIENTS and settings.get("grad_scale") is None:
+            continue  # only read then, and an expanded gradient could not be written
+        for original, copy in zip(originals, used, strict=True):
+            if copy is not original and not _overlaps(original):
+                original.copy_(copy)
     return result
 
 
-def _misfits(parameters: list[Tensor], lists: tuple[Any, ...]) -> Iterator[tuple[Tensor, int, int]]:
-    """Parameter, and the position of the tensor beside it: which list, which entry."""
-    for place, tensors in enumerate(lists):
-        for index, (parameter, tensor) in enumerate(zip(parameters, tensors, strict=False)):
-            if parameter.is_cpu and parameter.shape == tensor.shape and _order_differs(parameter, tensor):
-                yield parameter, place, index
+_GRADIENTS = 1
 
 
-def _order_differs(parameter: Tensor, tensor: Tensor) -> bool:
-    strides = zip(parameter.shape, parameter.stride(), tensor.stride(), strict=True)
-    return any(size > 1 and ours != theirs for size, ours, theirs in strides)
+def _with_what_is_beside(
+    parameters: list[Tensor], lists: tuple[Any, ...]
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Each parameter, with its gradient and those of its states that have a value for each of its elements."""
+    for index, parameter in enumerate(parameters):
+        beside = [tensors[index] for tensors in lists if index < len(tensors)]
+        yield parameter, [tensor for tensor in beside if tensor.shape == parameter.shape]
+
+
+def _aligned(tensors: list[Tensor]) -> bool:
+    """Whether tensors of one shape have their elements in one order, with no gaps."""
+    orders = [
+        sorted(
+            (stride, dimension, size)
+            for dimension, (size, stride) in enumerate(zip(t.shape, t.stride(), strict=True))
+            if size > 1
+        )
+        for t in tensors
+    ]
+    if any(order != orders[0] for order in orders):
+        return False
+    packed = 1
+    for stride, _, size in orders[0]:
+        if stride != packed:
+            return False
+        packed *= size
+    return True
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def probe() -> bool:

@@ -27,10 +27,11 @@ def triggers(
     output_mask: Sequence[bool],
 ) -> bool:
     """A channels_last input on the CPU, of fewer than 2,048 positions, whose gradient nobody asked for."""
-    wants_input, wants_weight, wants_bias = output_mask
+    wants_input, *wants_parameters = output_mask
+    refused = weight is None and any(wants_parameters)  # torch raises an error of its own
     return (
         not wants_input
-        and (wants_weight or wants_bias)
+        and not refused
         and input.is_cpu
         and positions < _SAFE_POSITIONS
         and has_strides(input)
@@ -61,7 +62,7 @@ HAZARD = Hazard(
     first="2.0",
     fixed="2.14",
     operators=("native_group_norm_backward.default",),
-    forward=Forward("native_group_norm.default", result=1, argument=2, input=1),
+    forward=Forward(("native_group_norm.default",), result=1, argument=2, features=1, weight=4),
     triggers=triggers,
     probe=probe,
     cure=OperatorCure(repair),
