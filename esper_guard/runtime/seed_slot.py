@@ -232,10 +232,12 @@ class SeedSlot(nn.Module):
         """
         if self._stage not in ACTIVE_STAGES:
             return host_features
-        assert self.seed is not None
+        seed = self.seed
+        assert seed is not None
         seed_input = isolate(host_features) if self.isolate_gradients else host_features
-        seed_features = self.seed(seed_input)
-        self._check_output(seed_features, host_features)
+        seed_features = seed(seed_input)
+        if not isinstance(seed_features, Tensor) or seed_features.shape != host_features.shape:
+            raise _wrong_output(seed, seed_features, host_features)
         if self._straight_through and alpha_override is None:
             return straight_through(host_features, seed_features)
         alpha = self._current_alpha(host_features.device) if alpha_override is None else alpha_override
@@ -335,16 +337,6 @@ class SeedSlot(nn.Module):
         self._renew_alpha_tensor()  # .half() would round alpha, .to_empty() lose it
         return self
 
-    def _check_output(self, seed_features: object, host_features: Tensor) -> None:
-        kind = type(self.seed).__qualname__
-        if not isinstance(seed_features, Tensor):
-            raise TypeError(f"the seed ({kind}) returned {type(seed_features).__qualname__}, not a tensor")
-        if seed_features.shape != host_features.shape:
-            raise ValueError(
-                f"the seed ({kind}) returned shape {tuple(seed_features.shape)} for features of shape "
-                f"{tuple(host_features.shape)}: a seed keeps the shape of what it is given"
-            )
-
 
 class FeatureGate(nn.Module):
     """A learned gate: from the mean of each channel to one value in (0, 1) for each sample.
@@ -375,6 +367,16 @@ class FeatureGate(nn.Module):
         positions = [1] if features.dim() == 3 else list(range(2, features.dim()))
         gate: Tensor = torch.sigmoid(self.score(features.mean(positions)))
         return gate.reshape([features.shape[0]] + [1] * (features.dim() - 1))
+
+
+def _wrong_output(seed: nn.Module, seed_features: object, host_features: Tensor) -> Exception:
+    kind = type(seed).__qualname__
+    if not isinstance(seed_features, Tensor):
+        return TypeError(f"the seed ({kind}) returned {type(seed_features).__qualname__}, not a tensor")
+    return ValueError(
+        f"the seed ({kind}) returned shape {tuple(seed_features.shape)} for features of shape "
+        f"{tuple(host_features.shape)}: a seed keeps the shape of what it is given"
+    )
 
 
 def _checked_stage(stage: SeedStage | str) -> SeedStage:
