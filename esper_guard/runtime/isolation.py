@@ -10,7 +10,6 @@ format together.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -120,7 +119,7 @@ def _memory_format(host: Tensor) -> torch.memory_format:
 def _fit(name: str, value: float | Tensor, host: Tensor) -> Any:
     """A number, or a tensor that broadcasts against the host without growing it; in [0, 1]."""
     if not isinstance(value, Tensor):
-        if math.isnan(value):
+        if value != value:  # noqa: PLR0124 - NaN; torch.compile can't trace math.isnan
             raise ValueError(f"{name} is NaN")
         return min(max(float(value), 0.0), 1.0)
     if value.dim() != host.dim():
@@ -162,18 +161,16 @@ def _in_format_of(host: Tensor, result: Tensor) -> Tensor:
         for size, ours, theirs in zip(host.shape, result.stride(), host.stride(), strict=True)
     ):
         return result
-    if layout_of(host).taken_for == "channels_last":
-        return _rebuild_unit_dimensions(result.movedim(1, -1)).movedim(-1, 1)
-    return _rebuild_unit_dimensions(result)
-
-
-def _rebuild_unit_dimensions(tensor: Tensor) -> Tensor:
-    # not as_strided: its backward copies
-    unit = [dimension for dimension, size in enumerate(tensor.shape) if size == 1]
-    tensor = tensor.squeeze(unit)
-    for dimension in unit:
-        tensor = tensor.unsqueeze(dimension)
-    return tensor
+    # Outermost first, as the host has them: a dimension put back by unsqueeze takes its stride from the next one in.
+    # Not as_strided: its backward copies.
+    sizes, strides = host.shape, host.stride()
+    order = sorted(range(len(sizes)), key=lambda dimension: (-strides[dimension], sizes[dimension] == 1))
+    rebuilt = result.permute(order)
+    unit = [place for place, dimension in enumerate(order) if sizes[dimension] == 1]
+    rebuilt = rebuilt.squeeze(unit)
+    for place in unit:
+        rebuilt = rebuilt.unsqueeze(place)
+    return rebuilt.permute([order.index(dimension) for dimension in range(len(sizes))])
 
 
 def _kind(value: object) -> str:

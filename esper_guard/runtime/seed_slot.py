@@ -117,15 +117,19 @@ class SeedSlot(nn.Module):
     def blend(self) -> Blend:
         """How seed and host are put together: ``"add"``, ``"multiply"`` or ``"gate"``.
 
-        Can be set; raises ValueError for another value, and for ``"gate"`` where the seed germinated without a gate.
+        Can be set; raises ValueError for another value, and where a seed has a gate that the blend does not take, or
+        the other way round.
         """
         return self._blend
 
     @blend.setter
     def blend(self, blend: Blend) -> None:
-        if _checked_blend(blend) == "gate" and self.seed is not None and self.gate is None:
-            raise ValueError("the seed germinated without a gate: germinate(seed, blend='gate', gate=...)")
-        self._blend = blend
+        if self.seed is not None and (_checked_blend(blend) == "gate") != (self.gate is not None):
+            without = "without" if self.gate is None else "with"
+            raise ValueError(
+                f"the seed germinated {without} a gate: the blend '{blend}' is set by germinate()"
+            )
+        self._blend = _checked_blend(blend)
 
     @property
     def is_active(self) -> bool:
@@ -271,17 +275,7 @@ class SeedSlot(nn.Module):
             ValueError: it is not such a state, or the slot has a seed where the saved one had none, or the other
                 way round. Nothing is changed then.
         """
-        try:
-            version, saved = state["version"], state
-            stage, alpha, blend = _checked_stage(saved["stage"]), float(saved["alpha"]), saved["blend"]
-            isolate_gradients = bool(saved["isolate_gradients"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is not the extra state of a SeedSlot: {state!r}") from error
-        if version != 1:
-            raise ValueError(
-                f"the SeedSlot was saved by a newer release (extra state version {version!r}, not 1)"
-            )
-        blend = _checked_blend(blend)
+        stage, alpha, blend, isolate_gradients = _checked_state(state)
         if (stage in _WITHOUT_SEED) != (self.seed is None):
             saved_with = "without a seed" if stage in _WITHOUT_SEED else "with a seed"
             remedy = (
@@ -292,7 +286,7 @@ class SeedSlot(nn.Module):
             raise ValueError(
                 f"the SeedSlot was saved with the blend '{blend}': germinate the seed with the same"
             )
-        self.blend, self.isolate_gradients, self._stage = blend, isolate_gradients, stage
+        self._blend, self.isolate_gradients, self._stage = blend, isolate_gradients, stage
         self._set_alpha(alpha)
 
     def _next_stage(self) -> SeedStage:
