@@ -393,6 +393,13 @@ def cure_group() -> tuple[str, dict[str, Case]]:
     return "GroupNorm, backward, 8x256x28x28", cases
 
 
+def guard_group() -> tuple[str, dict[str, Case]]:
+    """Entering and leaving a guard; the outermost one registers with torch."""
+    clock = timer("with guard: pass", guard=esper_guard.hazard_guard())
+    cases = {"in another": Case(clock, esper_guard.hazard_guard), "by itself": Case(clock)}
+    return "with hazard_guard(): pass", cases
+
+
 def blend_groups() -> Iterator[tuple[str, dict[str, Case]]]:
     host = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
     seed = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
@@ -428,7 +435,7 @@ def blend_groups() -> Iterator[tuple[str, dict[str, Case]]]:
 
 def measure_calls(rounds: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    groups = (*layout_groups(), *norm_groups(), cure_group(), *blend_groups())
+    groups = (*layout_groups(), *norm_groups(), cure_group(), guard_group(), *blend_groups())
     return [{"call": name, "seconds": interleave(cases, rounds)} for name, cases in groups]
 
 

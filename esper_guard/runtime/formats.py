@@ -36,9 +36,7 @@ class Layout(NamedTuple):
     @property
     def taken_for(self) -> Hint:
         """The format that kernels take the tensor for, as C++'s ``suggest_memory_format`` decides it."""
-        if self.hint is not None:
-            return self.hint
-        return "channels_last" if self.state == "channels_last" else "nchw"
+        return "channels_last" if "channels_last" in self else "nchw"
 
     def __str__(self) -> str:
         return f"{self.state}({self.hint})" if self.hint else self.state

@@ -111,7 +111,7 @@ def _like_host(seed: Tensor, host: Tensor, name: str = "seed") -> Tensor:
 def _memory_format(host: Tensor) -> torch.memory_format:
     if host.dim() not in (4, 5):
         return torch.preserve_format
-    if layout_of(host).taken_for == "nchw":
+    if "channels_last" not in layout_of(host):  # torch 2.4 can't compile its property taken_for
         return torch.contiguous_format
     return torch.channels_last if host.dim() == 4 else torch.channels_last_3d
 

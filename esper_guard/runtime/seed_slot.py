@@ -234,7 +234,7 @@ class SeedSlot(nn.Module):
             TypeError: the seed returned something else than a tensor.
             ValueError: the seed returned another shape, or the override fits neither samples nor features.
         """
-        if self._stage not in ACTIVE_STAGES:
+        if self._part == "none":
             return host_features
         seed = self.seed
         assert seed is not None
@@ -242,7 +242,7 @@ class SeedSlot(nn.Module):
         seed_features = seed(seed_input)
         if not isinstance(seed_features, Tensor) or seed_features.shape != host_features.shape:
             raise _wrong_output(seed, seed_features, host_features)
-        if self._straight_through and alpha_override is None:
+        if self._part == "straight_through" and alpha_override is None:
             return straight_through(host_features, seed_features)
         alpha = self._current_alpha(host_features.device) if alpha_override is None else alpha_override
         if self.blend == "multiply":
@@ -310,8 +310,15 @@ class SeedSlot(nn.Module):
         if math.isnan(alpha):
             raise ValueError("alpha is NaN")
         self._alpha_value = min(max(float(alpha), 0.0), 1.0)
-        self._straight_through = self._stage is SeedStage.TRAINING and self._alpha_value == 0.0
+        self._part = self._current_part()
         self._renew_alpha_tensor()
+
+    def _current_part(self) -> Literal["none", "straight_through", "blend"]:
+        # All that forward asks of stage and alpha: compiled code is compiled anew only where this differs.
+        if not self.is_active:
+            return "none"
+        straight_through = self._stage is SeedStage.TRAINING and self._alpha_value == 0.0
+        return "straight_through" if straight_through else "blend"
 
     def _renew_alpha_tensor(self) -> None:
         # A new tensor rather than fill_(): a backward that is still to come may need the old one.

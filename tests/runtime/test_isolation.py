@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from esper_guard import blend_add, blend_gate, blend_multiply, isolate, layout_of, straight_through
 
 # torch calls its own deprecated torch.jit, in Inductor and for forward derivatives
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 aten = torch.ops.aten
 COPYING = (aten.clone, aten._to_copy, aten.copy_, aten.contiguous)
@@ -372,7 +372,7 @@ def test_multiply_has_the_full_gradient_of_an_attached_input() -> None:
 
 # Bounds
 
-ANY_NUMBER = st.floats(allow_nan=False)
+ANY_NUMBER = st.floats(allow_nan=False, allow_subnormal=False)  # torch may flush those to 0
 
 
 @given(ANY_NUMBER, ANY_NUMBER)
@@ -387,7 +387,7 @@ def test_alpha_and_gate_are_clamped(alpha: float, gate: float) -> None:
     )
 
 
-@given(st.floats(-2, 2), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+@given(*(st.floats(-bound, bound, allow_subnormal=False) for bound in (2, 1e6, 1e6)))
 def test_the_factor_of_multiply_is_bounded(alpha: float, seed: float, seed_input: float) -> None:
     host = torch.ones(1, 1, 1, 1, dtype=torch.double)
     factor = blend_multiply(host, host * seed, alpha, seed_input=host * seed_input).item()

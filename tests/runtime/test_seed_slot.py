@@ -774,7 +774,7 @@ def _start(code: str, *arguments: str) -> subprocess.Popen[str]:
 def test_data_parallel(tmp_path: Path) -> None:
     for process in [_start(DATA_PARALLEL, str(rank), str(tmp_path / "store")) for rank in range(2)]:
         output, errors = process.communicate(timeout=120)
-        assert output == "same gradients\n", errors
+        assert output.endswith("same gradients\n"), errors
         assert "strides do not match" not in errors
 
 

@@ -33,8 +33,8 @@ class hazard_guard:  # noqa: N801 - used like a function
     calls that `harden` has cured and on torch releases that don't have the bug. The error names the module and the
     line of the forward, if that ran under the guard as well.
 
-    Cost: nothing where the installed torch has none of the bugs; else about 4 us for each call of a watched
-    operator (GroupNorm's and BatchNorm's backward, fused optimizers) and about 15 us for each GroupNorm and
+    Cost: nothing where the installed torch has none of the bugs; else about 5 us for each call of a watched
+    operator (GroupNorm's and BatchNorm's backward, fused optimizers) and about 8 us for each GroupNorm and
     BatchNorm forward on the CPU, to remember its line (benchmarks/seed_slot.py).
 
     Args:

@@ -3,7 +3,7 @@
 It is registered at the dispatch key BackendSelect: below autograd, autocast, functorch and every Python mode, so
 that it sees the very call that reaches the backend, from eager code, from C++ and from compiled graphs that keep the
 operator; and above the backends, so that it replaces nothing. Tried on torch 2.4.1, 2.8.0, 2.13.0, 2.14.1 and 2.15.0.
-A call pays about 4 us for the way through Python (benchmarks/seed_slot.py).
+A call pays about 5 us for the way through Python (benchmarks/seed_slot.py).
 """
 
 from __future__ import annotations
