@@ -661,14 +661,15 @@ def test_the_backward_of_compiled_code(stage: str, blend: str, compile_anew: Any
     slot, host = slot_at(stage, blend=blend), make("channels_last", 2, 4, 5, 6)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = compile_anew(slot, counter)
+    compilations = []
     for alpha in (0.25, 0.5, 0.75):
         slot.set_alpha(alpha)
         result = compiled(host)
+        compilations.append(counter.frame_count)
         assert result.stride() == host.stride()
         inputs = (host, *slot.parameters())
         torch.testing.assert_close(gradients(result, *inputs), gradients(formula(slot, host), *inputs))
-    graphs = [graph for graph in counter.graphs if graph.graph.nodes]  # torch tries a backend on an empty one
-    assert len(graphs) == 1
+    assert compilations == [compilations[0]] * 3
 
 
 def test_an_inactive_slot_compiles_and_so_does_an_override(compile_anew: Any) -> None:
