@@ -35,7 +35,10 @@ class hazard_guard:  # noqa: N801 - used like a function
 
     Cost: nothing where the installed torch has none of the bugs; else about 5 us for each call of a watched
     operator (GroupNorm's and BatchNorm's backward, fused optimizers) and about 8 us for each GroupNorm and
-    BatchNorm forward on the CPU, to remember its line (benchmarks/seed_slot.py).
+    BatchNorm forward on the CPU, to remember its line. All of them, on every device, keep 4 to 5 us after the guard
+    has ended: taking the watch away could crash a thread that is in it (benchmarks/seed_slot.py).
+
+    Enter it around a call of compiled code, not within.
 
     Args:
         hazards: ids of the hazards to stop (default: all that crash or give wrong numbers).

@@ -30,10 +30,11 @@ def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
 
     A bug of a native operator is cured where torch dispatches the operator, so for the whole process, functional
     calls (``F.group_norm``) included, and only calls on a device that has the bug are changed. The cure ends when
-    everything that was hardened has been given to `unharden`; a hardened module that is merely dropped leaves it in
-    place, since a backward through it may still come. A call of such an operator costs about 5 us more, on every
-    device; one that had crashed also pays for the gradient of its input, which is asked for and dropped
-    (benchmarks/seed_slot.py).
+    everything that was hardened has been given to `unharden`; a hardened module that is merely dropped, as a pruned
+    seed is, leaves it in place, since a backward through it may still come.
+
+    Cost: about 5 us for each call of such an operator, on every device and for the life of the process; one that
+    had crashed also pays for the gradient of its input, which is asked for and dropped (benchmarks/seed_slot.py).
 
     Args:
         target: the module or optimizer.

@@ -1,4 +1,4 @@
-"""A Python function in front of a native operator, and the operator itself again afterwards.
+"""A Python function in front of a native operator.
 
 It is registered at the dispatch key BackendSelect: below autograd, autocast, functorch and every Python mode, so
 that it sees the very call that reaches the backend, from eager code, from C++ and from compiled graphs that keep the
@@ -19,9 +19,10 @@ _KEY = "BackendSelect"
 
 
 class Interposition:
-    """``handler(operator, *args, **kwargs)`` instead of every call of an ``aten`` operator, until `remove`.
+    """``handler(operator, *args, **kwargs)`` instead of every call of an ``aten`` operator.
 
     ``operator(*args, **kwargs)`` goes on to the native kernel. The handler runs on whatever thread makes the call.
+    Other threads may be calling the operator meanwhile.
 
     Args:
         name: of the operator and overload, such as ``"native_group_norm_backward.default"``.
@@ -49,7 +50,11 @@ class Interposition:
         self._library.impl(qualified, interposed, _KEY, with_keyset=True)
 
     def remove(self) -> None:
-        """Restore the way without Python."""
+        """Restore the way without Python.
+
+        Only where no other thread can be calling the operator: torch reads its dispatch table without a lock, so a
+        thread that is about to call the handler would find it gone, and crash.
+        """
         self._library._destroy()
 
 

@@ -1,6 +1,8 @@
 """Which hazards are cured and which are guarded in this process, and the interpositions that it takes.
 
-Process-wide, because a crash is: a backward may run on any thread.
+Process-wide, because a crash is: a backward may run on any thread. For the same reason an interposition stays once it
+was made, with nothing to do when nothing is protected: taking it back would crash a thread that is calling it
+(tests/runtime/test_hazards.py).
 """
 
 from __future__ import annotations
@@ -49,11 +51,11 @@ def cured() -> frozenset[Hazard]:
 
 
 def end_all() -> None:
-    """Leave every operator as torch made it, whatever is hardened or guarded."""
+    """Protect from nothing, whatever is hardened or guarded."""
     with _lock:
         _cured.clear()
         _guarded.clear()
-        _install_what_is_needed()
+        _sites.clear()
 
 
 def _change(counter: Counter[Hazard], hazards: Iterable[Hazard], by: int) -> None:
@@ -63,6 +65,8 @@ def _change(counter: Counter[Hazard], hazards: Iterable[Hazard], by: int) -> Non
             if counter[hazard] <= 0:
                 del counter[hazard]
         _install_what_is_needed()
+        if not _guarded:
+            _sites.clear()
 
 
 def _install_what_is_needed() -> None:
@@ -74,13 +78,9 @@ def _install_what_is_needed() -> None:
         if hazard.forward is not None:
             for operator in hazard.forward.operators:
                 wanted[operator] = _remember(hazard.forward.result)
-    for operator in _installed.keys() - wanted.keys():
-        _installed.pop(operator).remove()
     for operator, handler in wanted.items():
         if operator not in _installed and has_operator(operator):
             _installed[operator] = Interposition(operator, handler)
-    if not _guarded:
-        _sites.clear()
 
 
 def _judge(operator: str) -> Handler:
@@ -98,6 +98,8 @@ def _judge(operator: str) -> Handler:
 def _remember(result: int) -> Callable[..., Any]:
     def remember(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         results = native(*args, **kwargs)
+        if not _guarded:
+            return results
         features, common = args[0], results[result]
         if isinstance(features, Tensor) and features.device.type == "cpu" and isinstance(common, Tensor):
             _sites.remember(common, features, weight=args[1])
