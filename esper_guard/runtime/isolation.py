@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_guard.runtime.formats import layout_of
+from esper_guard.runtime.formats import AMBIGUOUS_CHANNELS_LAST, layout_of
 
 
 def isolate(x: Tensor) -> Tensor:
@@ -147,11 +147,14 @@ def _misfit(name: str, value: Tensor, host: Tensor) -> str:
 
 
 def _in_format_of(host: Tensor, result: Tensor) -> Tensor:
-    """Give the host's strides to a result that differs from it in dimensions of size 1 alone; moves no bytes.
+    """Give the host's strides to a result that differs from it in dimensions of size 1 alone; moves no bytes in eager.
 
     Elementwise kernels write NCHW strides where both formats fit (C == 1, 1x1 features), and the format that later
     kernels take such a tensor for would be lost (evidence: tests/runtime/test_isolation.py).
     """
+    if torch.compiler.is_compiling() and layout_of(host) == AMBIGUOUS_CHANNELS_LAST:
+        # Here it is traced with strides that the kernel will not write, and a view loses its own at the graph's edge.
+        return result.clone(memory_format=_memory_format(host))
     if result.stride() == host.stride():
         return result
     if result.numel() == 0:

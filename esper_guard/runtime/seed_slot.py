@@ -92,7 +92,6 @@ class SeedSlot(nn.Module):
 
     seed: nn.Module | None
     gate: nn.Module | None
-    _alpha: Tensor
 
     def __init__(self, *, isolate_gradients: bool = True, blend: Blend = "add") -> None:
         super().__init__()
@@ -231,7 +230,9 @@ class SeedSlot(nn.Module):
             is not active.
 
         Raises:
-            TypeError: the seed returned something else than a tensor.
+            RuntimeError: seed or gate changed its input in place, which would change the host's features. Not noticed
+                in compiled code, nor of tensors made in ``torch.inference_mode``: try a new seed in eager training.
+            TypeError: the seed returned something else than a tensor, or the features are integers.
             ValueError: the seed returned another shape, or the override fits neither samples nor features.
         """
         if self._part == "none":
@@ -239,7 +240,7 @@ class SeedSlot(nn.Module):
         seed = self.seed
         assert seed is not None
         seed_input = isolate(host_features) if self.isolate_gradients else host_features
-        seed_features = seed(seed_input)
+        seed_features = _run(seed, seed_input, "seed")
         if not isinstance(seed_features, Tensor) or seed_features.shape != host_features.shape:
             raise _wrong_output(seed, seed_features, host_features)
         if self._part == "straight_through" and alpha_override is None:
@@ -249,7 +250,7 @@ class SeedSlot(nn.Module):
             return blend_multiply(host_features, seed_features, alpha, seed_input=seed_input)
         if self.blend == "gate":
             assert self.gate is not None
-            return blend_gate(host_features, seed_features, alpha, self.gate(seed_input))
+            return blend_gate(host_features, seed_features, alpha, _run(self.gate, seed_input, "gate"))
         return blend_add(host_features, seed_features, alpha)
 
     def extra_repr(self) -> str:
@@ -321,21 +322,21 @@ class SeedSlot(nn.Module):
         return "straight_through" if straight_through else "blend"
 
     def _renew_alpha_tensor(self) -> None:
-        # A new tensor rather than fill_(): a backward that is still to come may need the old one.
-        before = self._buffers.get("_alpha")
-        device = torch.get_default_device() if before is None else before.device
+        # No buffer: conversions would round it, and averages of models and DDP write to buffers. A new tensor rather
+        # than fill_(): a backward that is still to come may need the old one.
+        devices = (parameter.device for parameter in self.parameters() if not parameter.is_meta)
+        device = next(devices, torch.device("cpu"))
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         with torch.inference_mode(False):  # else later training could not save it for its backward
-            tensor = torch.tensor(self._alpha_value, dtype=dtype, device=device)
-        self.register_buffer("_alpha", tensor, persistent=False)
+            self._alpha_tensor = torch.tensor(self._alpha_value, dtype=dtype, device=device)
 
     def _current_alpha(self, device: torch.device) -> float | Tensor:
         # Compiled code takes the tensor, so that a new alpha does not mean a new compilation.
-        return self._alpha.to(device) if torch.compiler.is_compiling() else self._alpha_value
+        return self._alpha_tensor.to(device) if torch.compiler.is_compiling() else self._alpha_value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SeedSlot:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._renew_alpha_tensor()  # .half() would round alpha, .to_empty() lose it
+        self._renew_alpha_tensor()  # follow the seed to its device
         return self
 
 
@@ -368,6 +369,25 @@ class FeatureGate(nn.Module):
         positions = [1] if features.dim() == 3 else list(range(2, features.dim()))
         gate: Tensor = torch.sigmoid(self.score(features.mean(positions)))
         return gate.reshape([features.shape[0]] + [1] * (features.dim() - 1))
+
+
+def _run(module: nn.Module, seed_input: Tensor, role: str) -> Any:
+    # The input shares memory with the host. Compiled code and inference tensors don't count versions.
+    watched = not (torch.compiler.is_compiling() or seed_input.is_inference())
+    version = seed_input._version if watched else 0
+    result = module(seed_input)
+    if watched and seed_input._version != version:
+        raise _changed_in_place(module, role)
+    return result
+
+
+def _changed_in_place(module: nn.Module, role: str) -> RuntimeError:
+    kind = type(module).__qualname__
+    suspects = [name or kind for name, part in module.named_modules() if getattr(part, "inplace", False)]
+    where = f" (inplace=True: {', '.join(suspects)})" if suspects else ""
+    return RuntimeError(
+        f"the {role} ({kind}) changed its input in place, which is the host's memory{where}: make it work out of place"
+    )
 
 
 def _wrong_output(seed: nn.Module, seed_features: object, host_features: Tensor) -> Exception:

@@ -594,22 +594,27 @@ def test_nan_is_no_alpha(name: str) -> None:
 
 @pytest.fixture
 def compile_anew() -> Any:
-    torch._dynamo.reset()
-    yield lambda function, **options: torch.compile(function, fullgraph=True, **options)
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        torch._dynamo.reset()
+        return torch.compile(function, fullgraph=True, **options)
+
+    yield compiled
     torch._dynamo.reset()
 
 
 @each_blend
 def test_blends_compile_into_one_graph(blend: Callable[[Tensor, Tensor], Tensor], compile_anew: Any) -> None:
-    compiled = compile_anew(blend, backend="aot_eager")
-    for shape in ((2, 3, 4, 5), (1, 3, 4, 5), (2, 3, 2, 4, 5)):
-        host, seed = make("channels_last", *shape), make("nchw", *shape)
-        result = compiled(host, seed)
-        torch.testing.assert_close(result, blend(host, seed))
-        assert result.stride() == host.stride()
-        upstream = like(host)
-        gradients = torch.autograd.grad(result, (host, seed), upstream)
-        torch.testing.assert_close(gradients, torch.autograd.grad(blend(host, seed), (host, seed), upstream))
+    for shape in SHAPES:
+        for host_format in formats_of(shape):
+            compiled = compile_anew(blend, backend="aot_eager")
+            host, seed = make(host_format, *shape), make("nchw", *shape)
+            result = compiled(host, seed)
+            torch.testing.assert_close(result, blend(host, seed))
+            assert result.stride() == host.stride(), (shape, host_format)
+            upstream = like(host)
+            gradients = torch.autograd.grad(result, (host, seed), upstream)
+            wanted = torch.autograd.grad(blend(host, seed), (host, seed), upstream)
+            torch.testing.assert_close(gradients, wanted)
 
 
 @each_blend
