@@ -62,11 +62,14 @@ def layout_of(tensor: Tensor) -> Layout:
             other rank, such as tokens (B, T, C), the answer is nchw or strided(nchw).
 
     Raises:
-        TypeError: the tensor has no strides: sparse, nested, or in oneDNN's own layout.
+        TypeError: the argument is no tensor, or one that has no strides: sparse, nested, or in oneDNN's own layout.
+        ValueError: an uninitialised parameter of a lazy module (torch's own message).
 
     Source: agrees with ``Tensor.is_contiguous``, and with the format that a kernel gives its result by C++'s
     ``suggest_memory_format``, on every small shape and stride (tests/runtime/test_formats.py; torch 2.4.1 to 2.15.0).
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"layout_of() takes a tensor, not {type(tensor).__qualname__}")
     if not has_strides(tensor):
         raise TypeError(_no_strides(tensor))
     order = _INNERMOST_FIRST.get(tensor.dim())

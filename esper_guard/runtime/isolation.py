@@ -21,7 +21,8 @@ from esper_guard.runtime.formats import AMBIGUOUS_CHANNELS_LAST, layout_of
 def isolate(x: Tensor) -> Tensor:
     """The same values in the same memory, cut off from the gradient: ``x.detach()``.
 
-    Nothing is copied and the memory format stays, at any rank. The copy in ``x.contiguous().detach()``, often made
+    Nothing is copied and the memory format stays, at any rank. As the memory is shared, what changes the result in
+    place changes ``x``, too; ``x.contiguous()`` shares it as well where ``x`` is contiguous already. The copy in ``x.contiguous().detach()``, often made
     for fear of a crash, protects from nothing that `esper_guard.harden` does not cure where it is: the crash is a
     null write in the backward of GroupNorm on the CPU (`esper_guard.runtime.hazards`, group-norm-null-write).
 
@@ -41,9 +42,10 @@ def straight_through(host: Tensor, seed: Tensor) -> Tensor:
     """The host's values, with the seed's gradient: ``host + (seed - seed.detach())``.
 
     The gradients of host and seed are both the gradient of the result. An inf or NaN in ``seed`` becomes NaN in the
-    result, so that a diverged seed is seen.
+    result, so that a diverged seed is seen; so does a value that is too large for the host's dtype.
 
     Raises:
+        TypeError: the host does not hold floating-point numbers.
         ValueError: the shapes differ.
 
     Source: the straight-through estimator, arXiv:1308.3432.
@@ -53,11 +55,12 @@ def straight_through(host: Tensor, seed: Tensor) -> Tensor:
 
 
 def blend_add(host: Tensor, seed: Tensor, alpha: float | Tensor) -> Tensor:
-    """A convex mix: ``lerp(host, seed, alpha)``, the host itself (bit for bit) at alpha 0.
+    """A convex mix: ``lerp(host, seed, alpha)``, equal to the host at alpha 0 where ``seed - host`` is finite.
 
     Gradients: ``(1 - alpha) * g`` to the host and ``alpha * g`` to the seed.
 
     Raises:
+        TypeError: the host does not hold floating-point numbers.
         ValueError: the shapes differ, alpha fits neither samples nor features, or a number alpha is NaN.
     """
     seed = _like_host(seed, host)
@@ -69,13 +72,15 @@ def blend_multiply(
 ) -> Tensor:
     """The host, modulated: ``host * (1 + alpha * tanh(seed - seed_input))``.
 
-    The factor stays within [1 - alpha, 1 + alpha]; it is 1 where alpha is 0 and where the seed returns its input.
+    The factor stays within [1 - alpha, 1 + alpha]; it is 1 where alpha is 0 and where the seed returns its input,
+    and NaN where the seed is NaN.
 
     Args:
         seed_input: what the seed was given, of the host's shape. It takes part in the gradient as it is: isolated,
             the modulation gives the host no gradient, only its factor does. Default: ``isolate(host)``.
 
     Raises:
+        TypeError: the host does not hold floating-point numbers.
         ValueError: the shapes differ, alpha fits neither samples nor features, or a number alpha is NaN.
     """
     reference = isolate(host) if seed_input is None else _like_host(seed_input, host, "seed_input")
@@ -90,6 +95,7 @@ def blend_gate(host: Tensor, seed: Tensor, alpha: float | Tensor, gate: float | 
         gate: what a gate network made of the seed's input, clamped to [0, 1]; outside of it, it gets no gradient.
 
     Raises:
+        TypeError: the host does not hold floating-point numbers.
         ValueError: the shapes differ, alpha or gate fits neither samples nor features, or is a number and NaN.
     """
     seed = _like_host(seed, host)
@@ -99,6 +105,8 @@ def blend_gate(host: Tensor, seed: Tensor, alpha: float | Tensor, gate: float | 
 
 def _like_host(seed: Tensor, host: Tensor, name: str = "seed") -> Tensor:
     """The seed in the host's dtype; its format is only touched if its dtype has to be."""
+    if not (host.is_floating_point() or host.is_complex()):
+        raise TypeError(f"the host has dtype {host.dtype}: features are floating-point numbers")
     if seed.shape != host.shape:
         raise ValueError(
             f"the {name} has shape {tuple(seed.shape)}, the host {tuple(host.shape)}: they have to be the same"

@@ -28,7 +28,7 @@ class SeedStage(enum.Enum):
     BLENDING = "blending"
     """Alpha grows from 0, and with it the seed's part in the result."""
     HOLDING = "holding"
-    """At full alpha, to be judged."""
+    """To be judged; alpha starts at 1."""
     FOSSILIZED = "fossilized"
     """Part of the host for good."""
     PRUNED = "pruned"
@@ -73,17 +73,23 @@ class SeedSlot(nn.Module):
     >>> features = slot(features)  # the same values; the seed learns, the host can't feel it
 
     What comes out has the shape, dtype and memory format of what went in, in every stage and for every blend; no
-    bytes are copied to get there, forward or backward (benchmarks/seed_slot.py). Inactive stages return the very
-    tensor that they were given. TRAINING at alpha 0 is the straight-through estimator; every other active stage
-    blends with ``alpha``.
+    bytes are copied to get there, forward or backward (benchmarks/seed_slot.py). Dense features keep their very
+    strides; of others the gaps are closed, as by any elementwise operation, and expanded ones have no format to
+    keep. Inactive stages return the very tensor that they were given. TRAINING at alpha 0 is the straight-through
+    estimator; every other active stage blends with ``alpha``.
 
     ``isolate_gradients`` (can be set at any time) cuts the seed's input off from the gradient: the host is trained
     by its own path alone. False lets the two adapt to each other.
 
-    The seed is hardened against native crashes (`esper_guard.harden`) when it germinates.
+    The seed is hardened against native crashes (`esper_guard.harden`) when it germinates. That cure holds for the
+    process and outlives the seed.
 
-    State dict: the seed under ``seed.``, the gate under ``gate.``, and the extra state (stage, alpha, blend,
-    isolate_gradients) as plain values. Germinate the same seed before loading.
+    An optimizer does not know a seed that germinates later: give it the parameters (``add_param_group``), and wrap
+    the network in DDP after germinating. A deepcopy, such as an average of the model, does not follow the slot's
+    stage and alpha: ``copy.set_extra_state(slot.get_extra_state())`` does.
+
+    State dict: the seed under ``seed.``, the gate under ``gate.``, and as ``_extra_state`` a dict of plain values
+    (stage, alpha, blend, isolate_gradients). Germinate the same seed before loading.
 
     Args:
         isolate_gradients: as above.
@@ -146,7 +152,8 @@ class SeedSlot(nn.Module):
         """Attach a seed to a dormant slot; it takes no part before ``advance("training")``.
 
         Args:
-            seed: maps features to features of the same shape.
+            seed: maps features to features of the same shape, and leaves its input as it is. Its dtype, device and
+                training mode stay what they are.
             blend: overrides the slot's blend.
             gate: for the blend ``"gate"``: maps the seed's input to a value for each sample (`FeatureGate` is one).
             harden: protect seed and gate from native crashes on builds that have them (`esper_guard.harden`).
@@ -269,12 +276,18 @@ class SeedSlot(nn.Module):
             "isolate_gradients": self.isolate_gradients,
         }
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *others)
+        except ValueError as error:
+            raise ValueError(f"{prefix.rstrip('.') or type(self).__name__}: {error}") from None
+
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` gave.
 
         Raises:
             ValueError: it is not such a state, or the slot has a seed where the saved one had none, or the other
-                way round. Nothing is changed then.
+                way round. Nothing of the slot is changed then.
         """
         stage, alpha, blend, isolate_gradients = _checked_state(state)
         if (stage in _WITHOUT_SEED) != (self.seed is None):

@@ -181,3 +181,9 @@ def test_under_vmap_it_sees_one_sample() -> None:
     batch = torch.ones(7, 2, 4, 5, 3).permute(0, 1, 4, 2, 3)
     torch.func.vmap(lambda x: seen.append(str(layout_of(x))) or x)(batch)
     assert seen == ["channels_last"]
+
+
+@pytest.mark.parametrize("thing", [None, [1, 2], (2, 3, 4, 5), torch.nn.Identity()])
+def test_only_tensors_have_a_layout(thing: object) -> None:
+    with pytest.raises(TypeError, match=f"takes a tensor, not {type(thing).__qualname__}"):
+        layout_of(thing)

@@ -200,6 +200,11 @@ def test_what_the_decorator_could_not_guard_is_refused() -> None:
     for target in (items, Block, Block()):
         with pytest.raises(TypeError, match="with hazard_guard"):
             hazard_guard()(target)
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(TypeError, match=f"below @{kind.__name__}"):
+            hazard_guard()(kind(crash))
+    with pytest.raises(TypeError, match=r"write @hazard_guard\(\)"):
+        hazard_guard(crash)
 
 
 def test_the_decorator_keeps_the_function_as_it_is_known() -> None:
@@ -680,6 +685,57 @@ def test_assign_load_leaves_the_other_model_alone() -> None:
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
     assert source.weight.is_contiguous()
     harden(nn.LazyConv2d(4, 1), ["assign-load-format"])
+
+
+class Marked(nn.Parameter):
+    """A parameter of the user's."""
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3))
+        self.second = nn.Sequential(nn.Conv2d(3, 4, 3))
+        self.second[0].weight = self.first[0].weight
+        self.own = nn.Conv2d(3, 4, 3)
+        self.own.weight = Marked(self.own.weight.detach())
+        self.own.weight.note = "kept"
+
+
+@pytest.mark.parametrize("keep_vars", [True, False])
+def test_assign_load_keeps_what_is_shared_and_of_which_class_it_is(keep_vars: bool) -> None:
+    checkpoint = Tied().state_dict(keep_vars=keep_vars)
+    plain, kept = (Tied().to(memory_format=torch.channels_last) for _ in range(2))
+    harden(kept, ["assign-load-format"])
+    for model in (plain, kept):
+        model.load_state_dict(checkpoint, assign=True)
+    tied = [model.first[0].weight is model.second[0].weight for model in (plain, kept)]
+    assert tied == [keep_vars, keep_vars]
+    assert kept.first[0].weight.data_ptr() == kept.second[0].weight.data_ptr()
+    assert type(kept.own.weight) is type(plain.own.weight)
+    assert kept.own.weight.__dict__ == plain.own.weight.__dict__
+    assert all(weight.requires_grad for weight in kept.parameters())
+    for name, weight in kept.named_parameters():
+        assert torch.equal(weight, checkpoint[name])
+        assert weight.dim() != 4 or weight.is_contiguous(memory_format=torch.channels_last)
+        assert checkpoint[name].is_contiguous()
+
+
+def test_unhardening_a_shallow_copy_leaves_the_hooks_of_the_original() -> None:
+    original = harden(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), ["assign-load-format"])
+    unharden(copy.copy(original))
+    original.load_state_dict(nn.Conv2d(3, 4, 3).state_dict(), assign=True)
+    assert original.weight.is_contiguous(memory_format=torch.channels_last)
+    unharden(original).load_state_dict(nn.Conv2d(3, 4, 3).state_dict(), assign=True)
+    assert original.weight.is_contiguous()
+
+
+def test_assign_load_reports_what_does_not_fit_as_torch_does() -> None:
+    model = harden(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), ["assign-load-format"])
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        model.load_state_dict(nn.Conv2d(3, 4, 5).state_dict(), assign=True)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({}, assign=True)
 
 
 # SeedSlot

@@ -520,6 +520,55 @@ def test_a_seed_that_returns_no_tensor_is_an_error() -> None:
         slot_at("training", nn.LSTM(4, 4, batch_first=True))(torch.zeros(2, 5, 4))
 
 
+class InPlace(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mul_(2)
+
+
+@each_format
+@pytest.mark.parametrize("isolate_gradients", [True, False])
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (nn.Sequential(nn.ReLU(inplace=True), conv()), r"the seed \(Sequential\) .*\(inplace=True: 0\)"),
+        (nn.ReLU(inplace=True), r"the seed \(ReLU\) .*\(inplace=True: ReLU\)"),
+        (InPlace(), r"the seed \(InPlace\) changed its input in place, which is the host's memory: "),
+    ],
+)
+def test_a_seed_that_changes_the_host_is_an_error(
+    seed: nn.Module, message: str, isolate_gradients: bool, format: str
+) -> None:
+    slot = slot_at("training", seed, isolate_gradients=isolate_gradients)
+    with pytest.raises(RuntimeError, match=message):
+        slot(make(format, 2, 4, 5, 6) + 0)
+
+
+def test_a_gate_that_changes_the_host_is_an_error() -> None:
+    slot = SeedSlot().germinate(conv(), blend="gate", gate=InPlace()).advance().advance()
+    with pytest.raises(RuntimeError, match=r"the gate \(InPlace\) changed its input in place"):
+        slot(make("nchw", 2, 4, 5, 6))
+
+
+def test_a_seed_may_work_in_place_on_what_is_its_own() -> None:
+    slot = slot_at("training", nn.Sequential(conv(), nn.ReLU(inplace=True)))
+    host = make("channels_last", 2, 4, 5, 6)
+    assert torch.equal(slot(host), host)
+    with torch.inference_mode():
+        assert torch.equal(slot(host * 1), host)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+@pytest.mark.parametrize("blend", ["add", "multiply"])
+@pytest.mark.parametrize("stage", ["training", "blending"])
+def test_features_are_floating_point_numbers(dtype: torch.dtype, blend: str, stage: str) -> None:
+    class ToDouble(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features.double()
+
+    with pytest.raises(TypeError, match=str(dtype)):
+        slot_at(stage, ToDouble(), blend)(torch.ones(2, 4, 5, 6, dtype=dtype))
+
+
 def test_a_seed_of_another_dtype_is_converted_once() -> None:
     class Half(nn.Module):
         def forward(self, features: Tensor) -> Tensor:
@@ -899,6 +948,30 @@ def test_from_the_meta_device() -> None:
         assert {x.device.type for x in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
 
 
+@pytest.mark.parametrize("stage", ["dormant", "blending"])
+def test_from_the_meta_device_by_assignment(stage: str, compile_anew: Any) -> None:
+    slot, host = slot_at(stage), make("channels_last", 2, 4, 5, 6)
+    if slot.is_active:
+        slot.set_alpha(0.3)
+    with torch.device("meta"):
+        fresh = slot_at("dormant" if stage == "dormant" else "germinated")
+    fresh.load_state_dict(saved(slot), assign=True)
+    for loaded in (fresh, fresh.to("cpu")):
+        assert torch.equal(loaded(host), slot(host))
+        torch.testing.assert_close(compile_anew(loaded, "eager")(host), slot(host))
+
+
+def test_an_average_of_models_is_the_same_compiled(compile_anew: Any) -> None:
+    slot, host = slot_at("blending").set_alpha(0.2), make("nchw", 2, 4, 5, 6)
+    average = torch.optim.swa_utils.AveragedModel(slot, use_buffers=True)
+    slot.set_alpha(0.8)
+    average.update_parameters(slot)
+    assert average.module.alpha == 0.2
+    torch.testing.assert_close(compile_anew(average, "eager")(host), average(host))
+    average.module.set_extra_state(slot.get_extra_state())
+    assert torch.equal(average(host), slot(host))
+
+
 def test_emptying_keeps_alpha_for_compiled_code(compile_anew: Any) -> None:
     slot = slot_at("blending").set_alpha(0.3).to("meta").to_empty(device="cpu")
     assert slot.seed is not None
@@ -956,6 +1029,15 @@ def test_a_state_that_does_not_fit_changes_nothing(
     assert_unchanged(slot, before)
     host = make("nchw", 2, 4, 5, 6)
     assert torch.equal(slot(host), formula(slot, host) if slot.is_active else host)
+
+
+def test_an_error_in_loading_names_the_slot() -> None:
+    network = nn.ModuleDict({"blocks": nn.ModuleList([SeedSlot(), slot_at("blending")])})
+    fresh = nn.ModuleDict({"blocks": nn.ModuleList([SeedSlot(), SeedSlot()])})
+    with pytest.raises(ValueError, match=r"^blocks\.1: the SeedSlot was saved with a seed"):
+        fresh.load_state_dict(network.state_dict())
+    with pytest.raises(ValueError, match=r"^SeedSlot: the SeedSlot was saved with a seed"):
+        SeedSlot().load_state_dict(slot_at("blending").state_dict())
 
 
 # Hardening

@@ -21,6 +21,7 @@ from esper_guard.runtime.hazards.hazard import Hazard, HazardError
 
 _LIMIT = 10_000  # calls remembered; a backward seldom lies further back
 _MODULE_CALL = "_call_impl"
+_WRAPPERS = ("torch._dynamo.", "torch.fx.", "torch.jit.")  # modules that torch makes around the user's
 
 
 @cache
@@ -84,6 +85,8 @@ def current_site() -> CallSite:
     for frame in _frames():
         code = frame.f_code
         if code.co_name == _MODULE_CALL and isinstance(module := frame.f_locals.get("self"), nn.Module):
+            if type(module).__module__.startswith(_WRAPPERS):
+                continue
             outermost = module
             innermost = module if innermost is None else innermost
         elif location is None and _is_the_users(code.co_filename):

@@ -44,11 +44,14 @@ class hazard_guard:  # noqa: N801 - used like a function
         hazards: ids of the hazards to stop (default: all that crash or give wrong numbers).
 
     Raises:
-        TypeError: what is decorated is a class, an asynchronous generator function, or no function.
+        TypeError: what is decorated is a class, a static or class method (put the guard below that decorator), an
+            asynchronous generator function, or no function.
         ValueError: there is no such hazard, or it does neither.
     """
 
     def __init__(self, hazards: Iterable[str] | None = None) -> None:
+        if callable(hazards):
+            raise TypeError("hazard_guard takes ids of hazards: write @hazard_guard(), with parentheses")
         chosen = select(hazards)
         harmless = [hazard.id for hazard in chosen if hazard.consequence not in _STOPPED]
         if hazards is not None and harmless:
@@ -67,6 +70,9 @@ class hazard_guard:  # noqa: N801 - used like a function
         protection.end_guard(self._hazards)
 
     def __call__(self, function: Function) -> Function:
+        if isinstance(function, staticmethod | classmethod):
+            kind = type(function).__name__
+            raise TypeError(f"hazard_guard() can't decorate a {kind}: write it below @{kind}")
         if inspect.isasyncgenfunction(function) or not inspect.isroutine(function):
             kind = "an asynchronous generator" if inspect.isroutine(function) else type(function).__qualname__
             raise TypeError(

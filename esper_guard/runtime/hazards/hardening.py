@@ -25,8 +25,8 @@ def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
 
     Nothing is done on a torch release without the bug. Curing changes no forward, no gradient that was right, and
     no state-dict key. A module's hardening survives ``deepcopy``, ``pickle`` (also into another process), ``.to()``,
-    ``torch.compile`` and DDP; copies of an optimizer have to be hardened again, since ``Optimizer.__getstate__``
-    leaves it behind. Hardening twice is hardening once.
+    ``torch.compile`` and DDP; copies of an optimizer, and of a ``torch.jit.ScriptModule``, have to be hardened again,
+    since those leave it behind. Hardening twice is hardening once.
 
     A bug of a native operator is cured where torch dispatches the operator, so for the whole process, functional
     calls (``F.group_norm``) included, and only calls on a device that has the bug are changed. The cure ends when
@@ -105,14 +105,15 @@ def _operator_hazards(ids: Iterable[str]) -> list[Hazard]:
 
 def _unmark(part: Target) -> None:
     marks = part.__dict__.pop(_MARKS, ())
-    for hazard in _hazards(id for mark in marks for id in mark.ids):
-        if isinstance(hazard.cure, TargetCure):
-            hazard.cure.undo(part)
-    held = [(weakref.ref(mark), _operator_hazards(mark.ids)) for mark in marks]
+    held = [(weakref.ref(mark), mark.ids) for mark in marks]
     del marks
-    for mark, hazards in held:
-        if mark() is None:  # else a shallow copy has it, too
-            protection.end_cure(hazards)
+    for mark, ids in held:
+        if mark() is not None:
+            continue  # a shallow copy has it, too
+        protection.end_cure(_operator_hazards(ids))
+        for hazard in _hazards(ids):
+            if isinstance(hazard.cure, TargetCure):
+                hazard.cure.undo(part)
 
 
 def _marked(part: Target) -> set[str]:

@@ -30,45 +30,59 @@ def _channels_last(tensor: Tensor) -> bool:
     )
 
 
-class _KeepFormat:
-    """Hooks around a module's load: what was channels_last before is so after."""
+def _keep_format(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *others: Any
+) -> None:
+    """A hook before a load: convert what is to be assigned, in the copy of the state dict that this load has."""
+    if not local_metadata.get("assign_to_params_buffers", False):
+        return
+    values: dict[object, Tensor] = {}
+    assigned: dict[int, Tensor] = {}  # what is one tensor, or one memory, for several names stays so
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        entry = state_dict.get(prefix + name)
+        if isinstance(entry, Tensor) and _channels_last(parameter) and _loses_format(entry, parameter):
+            if id(entry) not in assigned:
+                memory = _memory(entry)
+                if memory not in values:
+                    values[memory] = entry.detach().to(memory_format=_MEMORY_FORMATS[entry.dim()])
+                assigned[id(entry)] = _as_it_was(entry, values[memory])
+            state_dict[prefix + name] = assigned[id(entry)]
 
-    def __init__(self) -> None:
-        self._formats: dict[str, torch.memory_format] = {}
 
-    def before(self, module: nn.Module, *arguments: Any) -> None:
-        self._formats = {
-            name: _MEMORY_FORMATS[parameter.dim()]
-            for name, parameter in module.named_parameters(recurse=False)
-            if _channels_last(parameter)
-        }
+def _loses_format(entry: Tensor, parameter: Tensor) -> bool:
+    return has_strides(entry) and entry.shape == parameter.shape and not _channels_last(entry)
 
-    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
-        for name, memory_format in self._formats.items():
-            loaded = module.get_parameter(name)
-            if not _channels_last(loaded):  # a new parameter: the loaded one may be another model's
-                values = loaded.detach().to(memory_format=memory_format)
-                module.register_parameter(name, nn.Parameter(values, loaded.requires_grad))
+
+def _memory(entry: Tensor) -> object:
+    if type(entry) not in (Tensor, nn.Parameter):
+        return id(entry)
+    return entry.untyped_storage()._cdata, entry.storage_offset(), entry.stride(), entry.shape, entry.dtype
+
+
+def _as_it_was(entry: Tensor, values: Tensor) -> Tensor:
+    if not isinstance(entry, nn.Parameter):
+        return values
+    parameter = values.detach().as_subclass(type(entry))  # the loaded one may be another model's
+    parameter.__dict__.update(entry.__dict__)
+    return parameter.requires_grad_(entry.requires_grad)
 
 
 def _apply(module: nn.Module) -> None:
-    keep, hooks = _KeepFormat(), cast(Any, module)  # torch left both methods untyped
-    hooks._register_load_state_dict_pre_hook(keep.before, with_module=True)
-    hooks.register_load_state_dict_post_hook(keep.after)
+    hooks = cast(Any, module)  # torch left the method untyped
+    hooks._register_load_state_dict_pre_hook(_keep_format, with_module=True)
 
 
 def _undo(module: nn.Module) -> None:
-    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
-        for number, hook in list(hooks.items()):
-            function = getattr(hook, "hook", hook)
-            if isinstance(getattr(function, "__self__", None), _KeepFormat):
-                del hooks[number]
+    hooks = module._load_state_dict_pre_hooks
+    for number, hook in list(hooks.items()):
+        if getattr(hook, "hook", None) is _keep_format:
+            del hooks[number]
 
 
 def _concerns(target: Target) -> bool:
     return isinstance(target, nn.Module) and any(
         nn.parameter.is_lazy(parameter) or parameter.dim() in _MEMORY_FORMATS
-        for parameter in target.parameters(recurse=False)
+        for parameter in target.parameters()
     )
 
 
