@@ -187,3 +187,19 @@ def test_under_vmap_it_sees_one_sample() -> None:
 def test_only_tensors_have_a_layout(thing: object) -> None:
     with pytest.raises(TypeError, match=f"takes a tensor, not {type(thing).__qualname__}"):
         layout_of(thing)
+
+
+def test_what_the_guide_says_about_ghosts() -> None:
+    ghost = NHWC[0].unsqueeze(0)
+    assert str(layout_of(NHWC[:1])) == "channels_last"
+    assert str(layout_of(torch.nn.functional.max_pool2d(ghost, 2))) == "nchw"
+    assert str(layout_of(torch.nn.functional.interpolate(ghost, scale_factor=2))) == "nchw"
+    assert str(layout_of(torch.nn.functional.group_norm(ghost, 1))) == "nchw"
+    assert str(layout_of(ghost.contiguous(memory_format=torch.channels_last))) == "ghost"
+    copied = ghost.to(memory_format=torch.channels_last)
+    assert str(layout_of(copied)) == "channels_last"
+    assert copied.data_ptr() != ghost.data_ptr()
+    repaired = ghost.permute(0, 2, 3, 1).squeeze(0).unsqueeze(0).permute(0, 3, 1, 2)
+    assert str(layout_of(repaired)) == "channels_last"
+    assert repaired.data_ptr() == ghost.data_ptr()
+    assert torch.equal(repaired, ghost)

@@ -515,6 +515,14 @@ def test_the_newer_batch_norm_operator_is_guarded_and_cured(operator: str, ghost
 
 
 @crashes_here
+def test_modules_that_torch_makes_are_not_named() -> None:
+    model = torch.compile(Block(), backend="aot_eager")
+    with hazard_guard(), pytest.raises(HazardError) as raised:
+        model(nhwc(2, 4, 3, 3, dtype=torch.float)).sum().backward()
+    assert raised.value.module == "Block"
+
+
+@crashes_here
 def test_a_recomputing_checkpoint_is_named_by_its_whole_path() -> None:
     model = nn.Sequential(nn.Identity(), Block())
 
