@@ -34,7 +34,7 @@ class hazard_guard:  # noqa: N801 - used like a function
     line of the forward, if that ran under the guard as well.
 
     Cost: nothing where the installed torch has none of the bugs; else about 5 us for each call of a watched
-    operator (GroupNorm's and BatchNorm's backward, fused optimizers) and about 8 us for each GroupNorm and
+    operator (GroupNorm's and BatchNorm's backward, fused optimizers) and about 9 us for each GroupNorm and
     BatchNorm forward on the CPU, to remember its line. All of them, on every device, keep 4 to 5 us after the guard
     has ended: taking the watch away could crash a thread that is in it (benchmarks/seed_slot.py).
 
