@@ -51,7 +51,9 @@ class CallSites:
         self._sites: OrderedDict[object, CallSite] = OrderedDict()
 
     def remember(self, common: Tensor, features: Tensor, weight: Tensor | None) -> None:
-        self._sites[_address(common, features, weight)] = current_site()
+        address = _address(common, features, weight)
+        self._sites[address] = current_site()
+        self._sites.move_to_end(address)
         if len(self._sites) > _LIMIT:
             self._sites.popitem(last=False)
 
@@ -74,7 +76,9 @@ class CallSites:
         if site.location is not None:
             lines.append(f"  {verb}: {site.location}")
         else:
-            lines.append("  forward: not seen by hazard_guard(); if it ran before, run it inside as well")
+            lines.append(
+                "  forward: not known; run it inside of hazard_guard() as well, without hooks that copy saved tensors"
+            )
         lines.append(f"  cure:    {hazard.advice}")
         return HazardError("\n".join(lines), hazard.id, site.module, site.location)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -17,7 +16,6 @@ from esper_guard.runtime.hazards.registry import HAZARDS, select
 Hardened = TypeVar("Hardened", bound="nn.Module | torch.optim.Optimizer")
 
 _MARKS = "_esper_guard_hardened"
-_lock = threading.RLock()
 
 
 def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
@@ -53,7 +51,7 @@ def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
         for hazard in select(hazards)
         if hazard.affects() and (hazards is not None or hazard.consequence is not Consequence.SLOW)
     ]
-    with _lock:
+    with protection.lock:
         for part in _parts(target):
             done = _marked(part)
             new = [hazard for hazard in chosen if hazard.id not in done and hazard.concerns(part)]
@@ -76,7 +74,7 @@ def unharden(target: Hardened) -> Hardened:
         TypeError: the target is neither a module nor an optimizer.
     """
     _check(target)
-    with _lock:
+    with protection.lock:
         for part in _parts(target):
             _unmark(part)
     return target

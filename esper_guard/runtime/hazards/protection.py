@@ -7,6 +7,7 @@ was made, with nothing to do when nothing is protected: taking it back would cra
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,11 +19,20 @@ from esper_guard.runtime.hazards.callsite import CallSites
 from esper_guard.runtime.hazards.hazard import Hazard, OperatorCure
 from esper_guard.runtime.hazards.interpose import Handler, Interposition, has_operator
 
-_lock = threading.RLock()
+lock = threading.RLock()
 _cured: Counter[Hazard] = Counter()
 _guarded: Counter[Hazard] = Counter()
 _installed: dict[str, Interposition] = {}
 _sites = CallSites()
+
+
+def _renew_lock() -> None:
+    global lock
+    lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def cure(hazards: Iterable[Hazard]) -> None:
@@ -52,14 +62,14 @@ def cured() -> frozenset[Hazard]:
 
 def end_all() -> None:
     """Protect from nothing, whatever is hardened or guarded."""
-    with _lock:
+    with lock:
         _cured.clear()
         _guarded.clear()
         _sites.clear()
 
 
 def _change(counter: Counter[Hazard], hazards: Iterable[Hazard], by: int) -> None:
-    with _lock:
+    with lock:
         for hazard in hazards:
             counter[hazard] += by
             if counter[hazard] <= 0:
@@ -85,10 +95,12 @@ def _install_what_is_needed() -> None:
 
 def _judge(operator: str) -> Handler:
     def judge(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        for hazard in (*_cured, *_guarded):
+        for hazard in tuple(_cured):
             if operator in hazard.operators and hazard.triggers(*args, **kwargs):
-                if hazard in _cured and isinstance(hazard.cure, OperatorCure):
-                    return hazard.cure.repair(native, *args, **kwargs)
+                assert isinstance(hazard.cure, OperatorCure)
+                return hazard.cure.repair(native, *args, **kwargs)
+        for hazard in tuple(_guarded):
+            if operator in hazard.operators and hazard.triggers(*args, **kwargs):
                 raise _sites.error(hazard, args)
         return native(*args, **kwargs)
 

@@ -1,4 +1,9 @@
-"""``load_state_dict(assign=True)`` takes over the checkpoint's memory format with its tensors."""
+"""``load_state_dict(assign=True)`` takes over the checkpoint's memory format with its tensors.
+
+The cure converts the tensors before they are assigned. It leaves alone what is a parameter already (``keep_vars=True``),
+since torch assigns that very object, which may be another model's or an optimizer's. Tensors that share memory go on
+sharing it within the module that was hardened.
+"""
 
 from __future__ import annotations
 
@@ -36,35 +41,34 @@ def _keep_format(
     """A hook before a load: convert what is to be assigned, in the copy of the state dict that this load has."""
     if not local_metadata.get("assign_to_params_buffers", False):
         return
-    values: dict[object, Tensor] = {}
-    assigned: dict[int, Tensor] = {}  # what is one tensor, or one memory, for several names stays so
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        entry = state_dict.get(prefix + name)
-        if isinstance(entry, Tensor) and _channels_last(parameter) and _loses_format(entry, parameter):
-            if id(entry) not in assigned:
-                memory = _memory(entry)
-                if memory not in values:
-                    values[memory] = entry.detach().to(memory_format=_MEMORY_FORMATS[entry.dim()])
-                assigned[id(entry)] = _as_it_was(entry, values[memory])
-            state_dict[prefix + name] = assigned[id(entry)]
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    entries = {
+        name: state_dict[prefix + name]
+        for name in parameters
+        if _assigned_anew(state_dict.get(prefix + name))
+    }
+    losing = {_memory(entry) for name, entry in entries.items() if _loses_format(entry, parameters[name])}
+    converted: dict[object, Tensor] = {}
+    for name, entry in entries.items():
+        memory = _memory(entry)
+        if memory in losing:
+            if memory not in converted:
+                converted[memory] = entry.to(memory_format=_MEMORY_FORMATS[entry.dim()])
+            state_dict[prefix + name] = converted[memory]
+
+
+def _assigned_anew(entry: object) -> bool:
+    return isinstance(entry, Tensor) and not isinstance(entry, nn.Parameter) and has_strides(entry)
 
 
 def _loses_format(entry: Tensor, parameter: Tensor) -> bool:
-    return has_strides(entry) and entry.shape == parameter.shape and not _channels_last(entry)
+    return _channels_last(parameter) and entry.shape == parameter.shape and not _channels_last(entry)
 
 
 def _memory(entry: Tensor) -> object:
-    if type(entry) not in (Tensor, nn.Parameter):
+    if type(entry) is not Tensor:
         return id(entry)
     return entry.untyped_storage()._cdata, entry.storage_offset(), entry.stride(), entry.shape, entry.dtype
-
-
-def _as_it_was(entry: Tensor, values: Tensor) -> Tensor:
-    if not isinstance(entry, nn.Parameter):
-        return values
-    parameter = values.detach().as_subclass(type(entry))  # the loaded one may be another model's
-    parameter.__dict__.update(entry.__dict__)
-    return parameter.requires_grad_(entry.requires_grad)
 
 
 def _apply(module: nn.Module) -> None:
