@@ -63,8 +63,7 @@ def blend_add(host: Tensor, seed: Tensor, alpha: float | Tensor) -> Tensor:
         TypeError: the host does not hold floating-point numbers.
         ValueError: the shapes differ, alpha fits neither samples nor features, or a number alpha is NaN.
     """
-    seed = _like_host(seed, host)
-    return _in_format_of(host, torch.lerp(host, seed, _fit("alpha", alpha, host)))
+    return _mix(host, _like_host(seed, host), _fit("alpha", alpha, host))
 
 
 def blend_multiply(
@@ -85,7 +84,8 @@ def blend_multiply(
     """
     reference = isolate(host) if seed_input is None else _like_host(seed_input, host, "seed_input")
     modulation = torch.tanh(_like_host(seed, host) - reference)
-    return _in_format_of(host, host * (1 + _fit("alpha", alpha, host) * modulation))
+    share = _in_dtype_of(host, _fit("alpha", alpha, host))
+    return _in_format_of(host, host * (1 + share * modulation))
 
 
 def blend_gate(host: Tensor, seed: Tensor, alpha: float | Tensor, gate: float | Tensor) -> Tensor:
@@ -99,8 +99,7 @@ def blend_gate(host: Tensor, seed: Tensor, alpha: float | Tensor, gate: float | 
         ValueError: the shapes differ, alpha or gate fits neither samples nor features, or is a number and NaN.
     """
     seed = _like_host(seed, host)
-    amplitude = _fit("alpha", alpha, host) * _fit("gate", gate, host)
-    return _in_format_of(host, torch.lerp(host, seed, amplitude))
+    return _mix(host, seed, _fit("alpha", alpha, host) * _fit("gate", gate, host))
 
 
 def _like_host(seed: Tensor, host: Tensor, name: str = "seed") -> Tensor:
@@ -134,8 +133,19 @@ def _fit(name: str, value: float | Tensor, host: Tensor) -> Any:
         value = _per_sample(name, value, host)
     elif any(size not in (1, wanted) for size, wanted in zip(value.shape, host.shape, strict=True)):
         raise ValueError(_misfit(name, value, host))
-    value = value.clamp(0, 1)
-    return value if value.dtype == host.dtype else value.to(host.dtype)
+    return value.clamp(0, 1)
+
+
+def _mix(host: Tensor, seed: Tensor, share: float | Tensor) -> Tensor:
+    if isinstance(share, Tensor) and host.dtype.itemsize <= 2:
+        # Rounded to 16 bits, a share near 1 would leave the host no gradient, or twice its own.
+        rest = _in_dtype_of(host, 1 - share)
+        return _in_format_of(host, torch.addcmul(host * rest, seed, _in_dtype_of(host, share)))
+    return _in_format_of(host, torch.lerp(host, seed, _in_dtype_of(host, share)))
+
+
+def _in_dtype_of(host: Tensor, share: float | Tensor) -> Any:
+    return share.to(host.dtype) if isinstance(share, Tensor) else share
 
 
 def _per_sample(name: str, value: Tensor, host: Tensor) -> Tensor:
@@ -160,9 +170,8 @@ def _in_format_of(host: Tensor, result: Tensor) -> Tensor:
     Elementwise kernels write NCHW strides where both formats fit (C == 1, 1x1 features), and the format that later
     kernels take such a tensor for would be lost (evidence: tests/runtime/test_isolation.py).
     """
-    if torch.compiler.is_compiling() and layout_of(host) == AMBIGUOUS_CHANNELS_LAST:
-        # Here it is traced with strides that the kernel will not write, and a view loses its own at the graph's edge.
-        return result.clone(memory_format=_memory_format(host))
+    if torch.compiler.is_compiling():
+        return _compiled_in_format_of(host, result)
     if result.stride() == host.stride():
         return result
     if result.numel() == 0:
@@ -182,6 +191,16 @@ def _in_format_of(host: Tensor, result: Tensor) -> Tensor:
     for place in unit:
         rebuilt = rebuilt.unsqueeze(place)
     return rebuilt.permute([order.index(dimension) for dimension in range(len(sizes))])
+
+
+def _compiled_in_format_of(host: Tensor, result: Tensor) -> Tensor:
+    # Where both formats fit, the kernel will not write the strides that it is traced with, and a view would lose its
+    # own at the edge of the graph.
+    host_layout = layout_of(host)
+    keeps_format = ("channels_last" in host_layout) == ("channels_last" in layout_of(result))
+    if keeps_format and host_layout != AMBIGUOUS_CHANNELS_LAST:
+        return result
+    return result.clone(memory_format=_memory_format(host))
 
 
 def _kind(value: object) -> str:

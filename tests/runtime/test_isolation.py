@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -550,6 +551,23 @@ def test_alpha_does_not_raise_the_dtype() -> None:
             assert blend(host, seed).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (2,)], ids=["one", "per sample"])
+def test_a_share_near_1_is_not_rounded_away_in_16_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    host = make("channels_last", 2, 3, 4, 5, grad=False).to(dtype).requires_grad_()
+    seed, upstream = make("nchw", 2, 3, 4, 5, grad=False).to(dtype), torch.ones_like(host)
+    for alpha in (0.998, 0.999, 0.9999):
+        share = torch.full(shape, alpha, dtype=torch.double)
+        for result in (blend_add(host, seed, share), blend_gate(host, seed, 1.0, share)):
+            assert result.dtype == dtype
+            assert result.stride() == host.stride()
+            torch.testing.assert_close(result, blend_add(host, seed, alpha))
+            (to_host,) = torch.autograd.grad(result, host, upstream)
+            torch.testing.assert_close(
+                to_host.double(), torch.full_like(host, 1 - alpha).double(), rtol=0.01, atol=0
+            )
+
+
 @pytest.mark.parametrize("name", _blends_by(0.5))
 @pytest.mark.parametrize(
     "alpha", [(3,), (4,), (2, 3), (2, 3, 4), (1, 2), (2, 3, 1, 5), (0,), (1, 1, 1, 1, 2)], ids=str
@@ -610,11 +628,25 @@ def test_blends_compile_into_one_graph(blend: Callable[[Tensor, Tensor], Tensor]
             host, seed = make(host_format, *shape), make("nchw", *shape)
             result = compiled(host, seed)
             torch.testing.assert_close(result, blend(host, seed))
-            assert result.stride() == host.stride(), (shape, host_format)
+            assert layout_of(result).taken_for == layout_of(host).taken_for, (shape, host_format)
             upstream = like(host)
             gradients = torch.autograd.grad(result, (host, seed), upstream)
             wanted = torch.autograd.grad(blend(host, seed), (host, seed), upstream)
             torch.testing.assert_close(gradients, wanted)
+
+
+@pytest.mark.parametrize("blend", [BLENDS["straight_through"], BLENDS["add"], BLENDS["multiply"]])
+@pytest.mark.parametrize("shape", [(3, 1, 5), (3, 1, 1), (1, 4, 5), (3, 2, 1, 1), (1, 3)], ids=str)
+def test_blends_compile_for_any_batch(
+    blend: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], compile_anew: Any
+) -> None:
+    for host_format, seed_format in itertools.product(formats_of((8, *shape))[:2], repeat=2):
+        compiled = compile_anew(blend, backend="aot_eager")
+        for batch in (8, 5, 3):
+            host, seed = make(host_format, batch, *shape), make(seed_format, batch, *shape)
+            result = compiled(host, seed)
+            torch.testing.assert_close(result, blend(host, seed))
+            assert layout_of(result).taken_for == layout_of(host).taken_for
 
 
 @each_blend
