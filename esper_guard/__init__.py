@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_guard.runtime.feature_gate import FeatureGate as FeatureGate
     from esper_guard.runtime.formats import Layout as Layout
     from esper_guard.runtime.formats import layout_of as layout_of
     from esper_guard.runtime.hazards import HAZARDS as HAZARDS
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
     from esper_guard.runtime.isolation import blend_multiply as blend_multiply
     from esper_guard.runtime.isolation import isolate as isolate
     from esper_guard.runtime.isolation import straight_through as straight_through
-    from esper_guard.runtime.seed_slot import FeatureGate as FeatureGate
-    from esper_guard.runtime.seed_slot import IllegalTransitionError as IllegalTransitionError
     from esper_guard.runtime.seed_slot import SeedSlot as SeedSlot
-    from esper_guard.runtime.seed_slot import SeedStage as SeedStage
+    from esper_guard.runtime.seed_stage import IllegalTransitionError as IllegalTransitionError
+    from esper_guard.runtime.seed_stage import SeedStage as SeedStage
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "runtime.feature_gate": ("FeatureGate",),
     "runtime.formats": ("Layout", "layout_of"),
     "runtime.hazards": ("HAZARDS", "HazardError", "harden", "hazard_guard", "is_hardened", "unharden"),
     "runtime.isolation": ("blend_add", "blend_gate", "blend_multiply", "isolate", "straight_through"),
-    "runtime.seed_slot": ("FeatureGate", "IllegalTransitionError", "SeedSlot", "SeedStage"),
+    "runtime.seed_slot": ("SeedSlot",),
+    "runtime.seed_stage": ("IllegalTransitionError", "SeedStage"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

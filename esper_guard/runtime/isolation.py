@@ -22,9 +22,10 @@ def isolate(x: Tensor) -> Tensor:
     """The same values in the same memory, cut off from the gradient: ``x.detach()``.
 
     Nothing is copied and the memory format stays, at any rank. As the memory is shared, what changes the result in
-    place changes ``x``, too; ``x.contiguous()`` shares it as well where ``x`` is contiguous already. The copy in ``x.contiguous().detach()``, often made
-    for fear of a crash, protects from nothing that `esper_guard.harden` does not cure where it is: the crash is a
-    null write in the backward of GroupNorm on the CPU (`esper_guard.runtime.hazards`, group-norm-null-write).
+    place changes ``x``, too; so it does with ``x.contiguous().detach()`` where ``x`` is contiguous already.
+
+    That copy is often made for fear of a crash. The crash is a null write in the backward of GroupNorm on the CPU
+    (`esper_guard.runtime.hazards`, group-norm-null-write), which `esper_guard.harden` cures at its source.
 
     Raises:
         TypeError: ``x`` is not a tensor.

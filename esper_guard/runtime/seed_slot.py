@@ -2,67 +2,25 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable
-from types import MappingProxyType
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from esper_guard.runtime.isolation import blend_add, blend_gate, blend_multiply, isolate, straight_through
+from esper_guard.runtime.seed_stage import (
+    ACTIVE_STAGES,
+    STAGES_WITHOUT_SEED,
+    IllegalTransitionError,
+    SeedStage,
+    check_transition,
+    checked_stage,
+    next_stage,
+)
 
 Blend = Literal["add", "multiply", "gate"]
-
-
-class SeedStage(enum.Enum):
-    """Where a seed stands. `LEGAL_TRANSITIONS` says where it can go from there."""
-
-    DORMANT = "dormant"
-    """No seed."""
-    GERMINATED = "germinated"
-    """A seed is attached and takes no part yet."""
-    TRAINING = "training"
-    """The seed learns from the host's gradient; at alpha 0 it changes nothing that the host computes."""
-    BLENDING = "blending"
-    """Alpha grows from 0, and with it the seed's part in the result."""
-    HOLDING = "holding"
-    """To be judged; alpha starts at 1."""
-    FOSSILIZED = "fossilized"
-    """Part of the host for good."""
-    PRUNED = "pruned"
-    """The seed was removed."""
-    EMBARGOED = "embargoed"
-    """Waiting, so that a removed seed is not replaced at once."""
-    RESETTING = "resetting"
-    """About to be dormant again."""
-
-
-LEGAL_TRANSITIONS: Final = MappingProxyType(
-    {
-        SeedStage.DORMANT: (SeedStage.GERMINATED,),
-        SeedStage.GERMINATED: (SeedStage.TRAINING, SeedStage.PRUNED),
-        SeedStage.TRAINING: (SeedStage.BLENDING, SeedStage.PRUNED),
-        SeedStage.BLENDING: (SeedStage.HOLDING, SeedStage.PRUNED),
-        SeedStage.HOLDING: (SeedStage.FOSSILIZED, SeedStage.BLENDING, SeedStage.PRUNED),
-        SeedStage.FOSSILIZED: (),
-        SeedStage.PRUNED: (SeedStage.EMBARGOED,),
-        SeedStage.EMBARGOED: (SeedStage.RESETTING,),
-        SeedStage.RESETTING: (SeedStage.DORMANT,),
-    }
-)
-
-ACTIVE_STAGES: Final = frozenset(
-    {SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.HOLDING, SeedStage.FOSSILIZED}
-)
-_WITHOUT_SEED: Final = frozenset(
-    {SeedStage.DORMANT, SeedStage.PRUNED, SeedStage.EMBARGOED, SeedStage.RESETTING}
-)
-
-
-class IllegalTransitionError(RuntimeError):
-    """A stage can't follow another. The message names those that can."""
 
 
 class SeedSlot(nn.Module):
@@ -72,11 +30,13 @@ class SeedSlot(nn.Module):
     >>> slot.germinate(nn.Conv2d(64, 64, 3, padding=1)).advance("training")
     >>> features = slot(features)  # the same values; the seed learns, the host can't feel it
 
-    What comes out has the shape, dtype and memory format of what went in, in every stage and for every blend; no
-    bytes are copied to get there, forward or backward (benchmarks/seed_slot.py). Dense features keep their very
-    strides; of others the gaps are closed, as by any elementwise operation, and expanded ones have no format to
-    keep. Inactive stages return the very tensor that they were given. TRAINING at alpha 0 is the straight-through
-    estimator; every other active stage blends with ``alpha``.
+    What comes out has the shape, dtype and memory format of what went in, in every stage and for every blend, and no
+    bytes are copied to get there, forward or backward (benchmarks/seed_slot.py), but for a seed of another dtype and,
+    in compiled code, for channels_last features of one channel or position. Dense features keep their very strides;
+    of others the gaps are closed, as by any elementwise operation, and expanded ones have no format to keep.
+
+    Inactive stages return the very tensor that they were given. TRAINING at alpha 0 is the straight-through
+    estimator; all else, an ``alpha_override`` included, blends.
 
     ``isolate_gradients`` (can be set at any time) cuts the seed's input off from the gradient: the host is trained
     by its own path alone. False lets the two adapt to each other.
@@ -85,8 +45,8 @@ class SeedSlot(nn.Module):
     process and outlives the seed.
 
     An optimizer does not know a seed that germinates later: give it the parameters (``add_param_group``), and wrap
-    the network in DDP after germinating. A deepcopy, such as an average of the model, does not follow the slot's
-    stage and alpha: ``copy.set_extra_state(slot.get_extra_state())`` does.
+    the network in DDP after germinating. A deepcopy, such as an average of the model, does not follow the slot:
+    germinate and prune it as well, and pass stage and alpha on (``copy.set_extra_state(slot.get_extra_state())``).
 
     State dict: the seed under ``seed.``, the gate under ``gate.``, and as ``_extra_state`` a dict of plain values
     (stage, alpha, blend, isolate_gradients). Germinate the same seed before loading.
@@ -174,7 +134,7 @@ class SeedSlot(nn.Module):
         if (blend == "gate") != (gate is not None):
             given = "needs gate=..., for instance FeatureGate(channels)" if gate is None else "takes no gate"
             raise ValueError(f"the blend '{blend}' {given}")
-        self._check_transition(SeedStage.GERMINATED)
+        check_transition(self._stage, SeedStage.GERMINATED)
         if harden:
             from esper_guard.runtime.hazards import harden as protect
 
@@ -197,8 +157,8 @@ class SeedSlot(nn.Module):
             IllegalTransitionError: the stage can't follow the current one, or it is GERMINATED (`germinate` does it).
             ValueError: there is no such stage.
         """
-        wanted = self._next_stage() if stage is None else _checked_stage(stage)
-        self._check_transition(wanted)
+        wanted = next_stage(self._stage) if stage is None else checked_stage(stage)
+        check_transition(self._stage, wanted)
         if wanted is SeedStage.GERMINATED:
             raise IllegalTransitionError("a dormant slot has no seed: call germinate(seed)")
         self._enter(wanted)
@@ -237,8 +197,9 @@ class SeedSlot(nn.Module):
             is not active.
 
         Raises:
-            RuntimeError: seed or gate changed its input in place, which would change the host's features. Not noticed
-                in compiled code, nor of tensors made in ``torch.inference_mode``: try a new seed in eager training.
+            RuntimeError: seed or gate wrote to its input in place, which would change the host's features. Autograd's
+                version counter tells; it does not count in compiled code, under ``torch.func.vmap``, through
+                ``.data``, nor for tensors made in ``torch.inference_mode``. So try a new seed in eager training.
             TypeError: the seed returned something else than a tensor, or the features are integers.
             ValueError: the seed returned another shape, or the override fits neither samples nor features.
         """
@@ -276,42 +237,51 @@ class SeedSlot(nn.Module):
             "isolate_gradients": self.isolate_gradients,
         }
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # load_state_dict reports what does not fit together, as it does for sizes, after all the other modules.
         try:
-            super()._load_from_state_dict(state_dict, prefix, *others)
-        except ValueError as error:
-            raise ValueError(f"{prefix.rstrip('.') or type(self).__name__}: {error}") from None
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        except _UnfitStateError as error:
+            error_msgs.append(f"{prefix.removesuffix('.')}: {error}" if prefix else str(error))
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what `get_extra_state` gave.
+        """Take over what `get_extra_state` gave. ``load_state_dict`` does so.
 
         Raises:
-            ValueError: it is not such a state, or the slot has a seed where the saved one had none, or the other
-                way round. Nothing of the slot is changed then.
+            ValueError: it is not such a state, or the slot has a seed where the saved one had none, or the other way
+                round; nothing is changed then. ``load_state_dict`` raises a RuntimeError with the slot's name
+                instead, after it has loaded the other modules, as it does for sizes that differ.
         """
+        try:
+            self._take_over(state)
+        except ValueError as error:
+            raise _UnfitStateError(str(error)) from None
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         stage, alpha, blend, isolate_gradients = _checked_state(state)
-        if (stage in _WITHOUT_SEED) != (self.seed is None):
-            saved_with = "without a seed" if stage in _WITHOUT_SEED else "with a seed"
+        if (stage in STAGES_WITHOUT_SEED) != (self.seed is None):
+            saved_with = "without a seed" if stage in STAGES_WITHOUT_SEED else "with a seed"
             remedy = (
                 "load it into a fresh SeedSlot" if self.seed is not None else "germinate the same seed first"
             )
             raise ValueError(f"the SeedSlot was saved {saved_with} (stage {stage.value}): {remedy}")
-        if stage not in _WITHOUT_SEED and (blend == "gate") != (self.gate is not None):
+        if stage not in STAGES_WITHOUT_SEED and (blend == "gate") != (self.gate is not None):
             raise ValueError(
                 f"the SeedSlot was saved with the blend '{blend}': germinate the seed with the same"
             )
         self._blend, self.isolate_gradients, self._stage = blend, isolate_gradients, stage
         self._set_alpha(alpha)
-
-    def _next_stage(self) -> SeedStage:
-        following = LEGAL_TRANSITIONS[self._stage]
-        if not following:
-            raise IllegalTransitionError(_illegal(self._stage, None))
-        return following[0]
-
-    def _check_transition(self, wanted: SeedStage) -> None:
-        if wanted not in LEGAL_TRANSITIONS[self._stage]:
-            raise IllegalTransitionError(_illegal(self._stage, wanted))
 
     def _enter(self, stage: SeedStage) -> None:
         self._stage = stage
@@ -328,7 +298,7 @@ class SeedSlot(nn.Module):
         self._renew_alpha_tensor()
 
     def _current_part(self) -> Literal["none", "straight_through", "blend"]:
-        # All that forward asks of stage and alpha: compiled code is compiled anew only where this differs.
+        # Compiled code is compiled anew where this differs, instead of for every stage and alpha.
         if not self.is_active:
             return "none"
         straight_through = self._stage is SeedStage.TRAINING and self._alpha_value == 0.0
@@ -353,39 +323,12 @@ class SeedSlot(nn.Module):
         return self
 
 
-class FeatureGate(nn.Module):
-    """A learned gate: from the mean of each channel to one value in (0, 1) for each sample.
-
-    Args:
-        channels: C of (N, C, H, W) and (N, C, D, H, W) features, or of (B, T, C) tokens.
-        hidden: width of the hidden layer. Default: a quarter of the channels, at least 8.
-
-    Raises:
-        ValueError: ``channels`` or ``hidden`` is not positive; in `forward`, the features are of another rank.
-    """
-
-    def __init__(self, channels: int, hidden: int | None = None) -> None:
-        super().__init__()
-        hidden = max(8, channels // 4) if hidden is None else hidden
-        if channels < 1 or hidden < 1:
-            raise ValueError(
-                f"FeatureGate needs channels and hidden of at least 1, not {channels} and {hidden}"
-            )
-        self.score = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Gate values of shape (N, 1, ..., 1), of the features' rank."""
-        if features.dim() not in (3, 4, 5):
-            raise ValueError(
-                f"FeatureGate takes features of rank 3 to 5, not of shape {tuple(features.shape)}"
-            )
-        positions = [1] if features.dim() == 3 else list(range(2, features.dim()))
-        gate: Tensor = torch.sigmoid(self.score(features.mean(positions)))
-        return gate.reshape([features.shape[0]] + [1] * (features.dim() - 1))
+class _UnfitStateError(ValueError):
+    """What can't be taken over from a state dict."""
 
 
 def _run(module: nn.Module, seed_input: Tensor, role: str) -> Any:
-    # The input shares memory with the host. Compiled code and inference tensors don't count versions.
+    # Compiled code and inference tensors don't count versions.
     watched = not (torch.compiler.is_compiling() or seed_input.is_inference())
     version = seed_input._version if watched else 0
     result = module(seed_input)
@@ -399,7 +342,8 @@ def _changed_in_place(module: nn.Module, role: str) -> RuntimeError:
     suspects = [name or kind for name, part in module.named_modules() if getattr(part, "inplace", False)]
     where = f" (inplace=True: {', '.join(suspects)})" if suspects else ""
     return RuntimeError(
-        f"the {role} ({kind}) changed its input in place, which is the host's memory{where}: make it work out of place"
+        f"the {role} ({kind}) wrote to its input, or to a tensor of the same memory, in place, and the host reads it, "
+        f"too{where}: make it work out of place"
     )
 
 
@@ -413,16 +357,6 @@ def _wrong_output(seed: nn.Module, seed_features: object, host_features: Tensor)
     )
 
 
-def _checked_stage(stage: SeedStage | str) -> SeedStage:
-    if isinstance(stage, SeedStage):
-        return stage
-    try:
-        return SeedStage(stage.lower())
-    except (ValueError, AttributeError):
-        names = ", ".join(stage.value for stage in SeedStage)
-        raise ValueError(f"there is no stage {stage!r}; the stages are {names}") from None
-
-
 def _checked_state(state: Any) -> tuple[SeedStage, float, Blend, bool]:
     names = ("version", "stage", "alpha", "blend", "isolate_gradients")
     if not isinstance(state, dict) or not state.keys() >= set(names):
@@ -434,7 +368,7 @@ def _checked_state(state: Any) -> tuple[SeedStage, float, Blend, bool]:
         )
     if not isinstance(alpha, int | float) or not 0 <= alpha <= 1 or not isinstance(isolate_gradients, bool):
         raise ValueError(f"the extra state of a SeedSlot is damaged: {state!r}")
-    return _checked_stage(stage), float(alpha), _checked_blend(blend), isolate_gradients
+    return checked_stage(stage), float(alpha), _checked_blend(blend), isolate_gradients
 
 
 def _checked_blend(blend: Any) -> Blend:
@@ -442,12 +376,3 @@ def _checked_blend(blend: Any) -> Blend:
         raise ValueError(f"there is no blend {blend!r}; the blends are {', '.join(get_args(Blend))}")
     checked: Blend = blend
     return checked
-
-
-def _illegal(stage: SeedStage, wanted: SeedStage | None) -> str:
-    legal = LEGAL_TRANSITIONS[stage]
-    target = "no stage" if wanted is None else wanted.value
-    if not legal:
-        return f"{stage.value} is final: {target} can't follow it" if wanted else f"{stage.value} is final"
-    following = " or ".join(stage.value for stage in legal)
-    return f"{target} can't follow {stage.value}; what can is {following}"

@@ -46,7 +46,7 @@ class hazard_guard:  # noqa: N801 - used like a function
     Raises:
         TypeError: what is decorated is a class, a static or class method (put the guard below that decorator), an
             asynchronous generator function, or no function.
-        ValueError: there is no such hazard, or it does neither.
+        ValueError: there is no such hazard, or it neither crashes nor corrupts.
     """
 
     def __init__(self, hazards: Iterable[str] | None = None) -> None:

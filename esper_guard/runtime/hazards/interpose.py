@@ -22,7 +22,7 @@ class Interposition:
     """``handler(operator, *args, **kwargs)`` instead of every call of an ``aten`` operator.
 
     ``operator(*args, **kwargs)`` goes on to the native kernel. The handler runs on whatever thread makes the call.
-    Other threads may be calling the operator meanwhile.
+    It is safe to make one while other threads call the operator.
 
     Args:
         name: of the operator and overload, such as ``"native_group_norm_backward.default"``.

@@ -1,8 +1,8 @@
 """``load_state_dict(assign=True)`` takes over the checkpoint's memory format with its tensors.
 
-The cure converts the tensors before they are assigned. It leaves alone what is a parameter already (``keep_vars=True``),
-since torch assigns that very object, which may be another model's or an optimizer's. Tensors that share memory go on
-sharing it within the module that was hardened.
+The cure converts the tensors before they are assigned. It leaves alone what is a parameter already
+(``keep_vars=True``), since torch assigns that very object, which may be another model's or an optimizer's. Tensors
+that share memory go on sharing it within the module that was hardened.
 """
 
 from __future__ import annotations
