@@ -5,7 +5,8 @@ Shapes: ``host`` and ``seed`` are (N, C, H, W) or (N, C, D, H, W) features, or (
 sample, or of the features' rank and broadcastable to them. Both are clamped to [0, 1].
 
 Dtypes: the result has the host's. A seed of another dtype, as autocast makes it, is converted once, dtype and
-format together.
+format together. With 16-bit features and alpha or gate a tensor, a mix is ``(1 - share) * host + share * seed`` rather
+than a lerp, with one temporary more, since a lerp would round ``1 - share`` away.
 """
 
 from __future__ import annotations
