@@ -2,7 +2,7 @@
 
     python benchmarks/seed_slot.py [--rounds N] [--quick] [--device cuda] [--json PATH]
 
-Five minutes on two cores; ``--quick`` takes one small shape and half a minute. Markdown on stdout.
+Four minutes on two cores; ``--quick`` takes one small shape and half a minute. Markdown on stdout.
 
 A step is the forward and the backward of a seed in the stage TRAINING at alpha 0, on features that need a gradient.
 The seed's input is isolated by
@@ -346,6 +346,12 @@ def timer(statement: str, **names: Any) -> timeit.Timer:
     return timeit.Timer(statement, globals=names)
 
 
+def backward_timer(result: Tensor, wanted: list[Any]) -> timeit.Timer:
+    statement = "f(result, wanted, outgoing, retain_graph=True)"
+    outgoing = torch.ones_like(result)
+    return timer(statement, f=torch.autograd.grad, result=result, wanted=wanted, outgoing=outgoing)
+
+
 def layout_groups() -> Iterator[tuple[str, dict[str, Case]]]:
     last = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     tensors = {
@@ -374,13 +380,7 @@ def norm_groups() -> Iterator[tuple[str, dict[str, Case]]]:
     for norm in (nn.GroupNorm(4, 16), nn.BatchNorm2d(16)):
         result = norm(features)
         wanted = [features, *norm.parameters()]
-        backward = timer(
-            "f(result, wanted, outgoing, retain_graph=True)",
-            f=torch.autograd.grad,
-            result=result,
-            wanted=wanted,
-            outgoing=torch.ones_like(result),
-        )
+        backward = backward_timer(result, wanted)
         for part, clock in {"forward": timer("f(x)", f=norm, x=features), "backward": backward}.items():
             yield (
                 f"{type(norm).__name__}, {part}",
@@ -401,13 +401,7 @@ def cure_group() -> tuple[str, dict[str, Case]]:
     def case(memory_format: torch.memory_format, input_too: bool, cured: bool) -> Case:
         features = torch.randn(8, 256, 28, 28).to(memory_format=memory_format).requires_grad_(input_too)
         result = norm(features)
-        clock = timer(
-            "f(result, wanted, outgoing, retain_graph=True)",
-            f=torch.autograd.grad,
-            result=result,
-            wanted=[features, *parameters] if input_too else parameters,
-            outgoing=torch.ones_like(result),
-        )
+        clock = backward_timer(result, [features, *parameters] if input_too else parameters)
         return Case(clock, (lambda: hardened(norm)) if cured else nullcontext)
 
     cases = {

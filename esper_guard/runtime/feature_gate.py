@@ -1,4 +1,4 @@
-"""A gate for the blend ``\"gate\"``."""
+"""A learned gate, for the blend that has one."""
 
 from __future__ import annotations
 

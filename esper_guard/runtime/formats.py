@@ -50,6 +50,9 @@ AMBIGUOUS_CHANNELS_LAST: Final = Layout("ambiguous", "channels_last")
 STRIDED_NCHW: Final = Layout("strided", "nchw")
 STRIDED_CHANNELS_LAST: Final = Layout("strided", "channels_last")
 
+CHANNELS_LAST_FORMATS: Final = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""torch's name for the format, by rank."""
+
 
 def layout_of(tensor: Tensor) -> Layout:
     """Which of the five layout states a tensor is in.

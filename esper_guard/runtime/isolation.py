@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper_guard.runtime.formats import AMBIGUOUS_CHANNELS_LAST, layout_of
+from esper_guard.runtime.formats import AMBIGUOUS_CHANNELS_LAST, CHANNELS_LAST_FORMATS, layout_of
 
 
 def isolate(x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def isolate(x: Tensor) -> Tensor:
     """
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"isolate() takes a tensor, not {_kind(x)}; isolate each tensor of a container by itself"
+            f"isolate() takes a tensor, not {type(x).__qualname__}; isolate each tensor of a container by itself"
         )
     return x.detach()
 
@@ -118,11 +118,11 @@ def _like_host(seed: Tensor, host: Tensor, name: str = "seed") -> Tensor:
 
 
 def _memory_format(host: Tensor) -> torch.memory_format:
-    if host.dim() not in (4, 5):
+    if host.dim() not in CHANNELS_LAST_FORMATS:
         return torch.preserve_format
     if "channels_last" not in layout_of(host):  # torch 2.4 can't compile its property taken_for
         return torch.contiguous_format
-    return torch.channels_last if host.dim() == 4 else torch.channels_last_3d
+    return CHANNELS_LAST_FORMATS[host.dim()]
 
 
 def _fit(name: str, value: float | Tensor, host: Tensor) -> Any:
@@ -136,18 +136,6 @@ def _fit(name: str, value: float | Tensor, host: Tensor) -> Any:
     elif any(size not in (1, wanted) for size, wanted in zip(value.shape, host.shape, strict=True)):
         raise ValueError(_misfit(name, value, host))
     return value.clamp(0, 1)
-
-
-def _mix(host: Tensor, seed: Tensor, share: float | Tensor) -> Tensor:
-    if isinstance(share, Tensor) and host.dtype.itemsize <= 2:
-        # Rounded to 16 bits, a share near 1 would leave the host no gradient, or twice its own.
-        rest = _in_dtype_of(host, 1 - share)
-        return _in_format_of(host, torch.addcmul(host * rest, seed, _in_dtype_of(host, share)))
-    return _in_format_of(host, torch.lerp(host, seed, _in_dtype_of(host, share)))
-
-
-def _in_dtype_of(host: Tensor, share: float | Tensor) -> Any:
-    return share.to(host.dtype) if isinstance(share, Tensor) else share
 
 
 def _per_sample(name: str, value: Tensor, host: Tensor) -> Tensor:
@@ -164,6 +152,18 @@ def _misfit(name: str, value: Tensor, host: Tensor) -> str:
         f"{name} has shape {tuple(value.shape)}, which does not broadcast to features of shape "
         f"{tuple(host.shape)}: give a number, or a value for each sample, of shape {per_sample}"
     )
+
+
+def _mix(host: Tensor, seed: Tensor, share: float | Tensor) -> Tensor:
+    if isinstance(share, Tensor) and host.dtype.itemsize <= 2:
+        # Rounded to 16 bits, a share near 1 would leave the host no gradient, or twice its own.
+        rest = _in_dtype_of(host, 1 - share)
+        return _in_format_of(host, torch.addcmul(host * rest, seed, _in_dtype_of(host, share)))
+    return _in_format_of(host, torch.lerp(host, seed, _in_dtype_of(host, share)))
+
+
+def _in_dtype_of(host: Tensor, share: float | Tensor) -> Any:
+    return share.to(host.dtype) if isinstance(share, Tensor) else share
 
 
 def _in_format_of(host: Tensor, result: Tensor) -> Tensor:
@@ -203,7 +203,3 @@ def _compiled_in_format_of(host: Tensor, result: Tensor) -> Tensor:
     if keeps_format and host_layout != AMBIGUOUS_CHANNELS_LAST:
         return result
     return result.clone(memory_format=_memory_format(host))
-
-
-def _kind(value: object) -> str:
-    return type(value).__qualname__

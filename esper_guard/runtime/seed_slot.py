@@ -66,7 +66,7 @@ class SeedSlot(nn.Module):
         self.seed = None
         self.gate = None
         self._stage = SeedStage.DORMANT
-        self._set_alpha(0.0)
+        self.set_alpha(0.0)
 
     @property
     def stage(self) -> SeedStage:
@@ -181,7 +181,11 @@ class SeedSlot(nn.Module):
         Raises:
             ValueError: ``alpha`` is NaN.
         """
-        self._set_alpha(alpha)
+        if math.isnan(alpha):
+            raise ValueError("alpha is NaN")
+        self._alpha_value = min(max(float(alpha), 0.0), 1.0)
+        self._part = self._current_part()
+        self._renew_alpha_tensor()
         return self
 
     def forward(self, host_features: Tensor, alpha_override: float | Tensor | None = None) -> Tensor:
@@ -281,21 +285,14 @@ class SeedSlot(nn.Module):
                 f"the SeedSlot was saved with the blend '{blend}': germinate the seed with the same"
             )
         self._blend, self.isolate_gradients, self._stage = blend, isolate_gradients, stage
-        self._set_alpha(alpha)
+        self.set_alpha(alpha)
 
     def _enter(self, stage: SeedStage) -> None:
         self._stage = stage
         if stage is SeedStage.PRUNED:
             self.seed = self.gate = None
         alpha = {SeedStage.GERMINATED: 0.0, SeedStage.HOLDING: 1.0, SeedStage.PRUNED: 0.0}
-        self._set_alpha(alpha.get(stage, self._alpha_value))
-
-    def _set_alpha(self, alpha: float) -> None:
-        if math.isnan(alpha):
-            raise ValueError("alpha is NaN")
-        self._alpha_value = min(max(float(alpha), 0.0), 1.0)
-        self._part = self._current_part()
-        self._renew_alpha_tensor()
+        self.set_alpha(alpha.get(stage, self._alpha_value))
 
     def _current_part(self) -> Literal["none", "straight_through", "blend"]:
         # Compiled code is compiled anew where this differs, instead of for every stage and alpha.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS
 from esper_guard.runtime.hazards import HAZARDS, HazardError, harden, hazard_guard
 from esper_guard.runtime.hazards.protection import cured
 
@@ -136,7 +137,6 @@ BLOCKS = {
 }
 CASES = [*MATRIX, *GROUP_COUNTS, *PARAMETERS, *CONTROLS]
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTION = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 
@@ -221,13 +221,13 @@ def _features(case: Case) -> Tensor:
 def _laid_out(x: Tensor, layout: str) -> Tensor:
     match layout:
         case "channels_last":
-            return x.to(memory_format=_CHANNELS_LAST[x.dim()])
+            return x.to(memory_format=CHANNELS_LAST_FORMATS[x.dim()])
         case "permuted":  # a clone, since contiguous() would keep the strides of one channel or one position
             return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
         case "sliced":
-            return torch.cat([x, x], 1).to(memory_format=_CHANNELS_LAST[x.dim()])[:, : x.shape[1]]
+            return torch.cat([x, x], 1).to(memory_format=CHANNELS_LAST_FORMATS[x.dim()])[:, : x.shape[1]]
         case "ghost":  # channels_last in memory, but NCHW to kernels, by the stride of its one sample
-            return x.to(memory_format=_CHANNELS_LAST[x.dim()])[0].unsqueeze(0)
+            return x.to(memory_format=CHANNELS_LAST_FORMATS[x.dim()])[0].unsqueeze(0)
     return x
 
 

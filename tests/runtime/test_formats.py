@@ -121,6 +121,12 @@ def test_fake_tensors() -> None:
         assert str(layout_of(mode.from_tensor(NHWC))) == "channels_last"
 
 
+def test_meta_tensors() -> None:
+    for tensor in (NHWC, NHWC.contiguous(), NHWC[:, :2], NHWC[0].unsqueeze(0), NHWC[:, :1, :1, :1]):
+        on_meta = torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
+        assert layout_of(on_meta) == layout_of(tensor)
+
+
 class Named(Tensor):
     """A subclass that torch functions go through."""
 

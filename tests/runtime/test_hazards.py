@@ -163,6 +163,15 @@ def crash() -> None:
     Block()(nhwc(2, 4, 3, 3, dtype=torch.float)).sum().backward()
 
 
+def test_the_guard_is_silent_about_devices_that_have_no_such_bug() -> None:
+    features = torch.empty(2, 4, 3, 3, device="meta").to(memory_format=torch.channels_last)
+    image = torch.empty(1, 4, 3, 3, device="meta", requires_grad=True)
+    ghost = features[0].unsqueeze(0)
+    with hazard_guard():
+        nn.GroupNorm(2, 4, device="meta")(features).sum().backward()
+        nn.BatchNorm2d(4, device="meta")(image).backward(ghost)
+
+
 @hazard_guard()
 def guarded_function() -> None:
     crash()

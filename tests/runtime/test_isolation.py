@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper_guard import blend_add, blend_gate, blend_multiply, isolate, layout_of, straight_through
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS
 
 # torch calls its own deprecated torch.jit, in Inductor and for forward derivatives
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -41,8 +42,7 @@ class LayoutCopies(TorchDispatchMode):
 
 
 def _channels_last(*shape: int) -> Tensor:
-    format = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
-    return torch.randn(shape, dtype=torch.double).to(memory_format=format)
+    return torch.randn(shape, dtype=torch.double).to(memory_format=CHANNELS_LAST_FORMATS[len(shape)])
 
 
 FORMATS: dict[str, Callable[..., Tensor]] = {
@@ -608,16 +608,6 @@ def test_nan_is_no_alpha(name: str) -> None:
 
 
 # Compiling and mapping
-
-
-@pytest.fixture
-def compile_anew() -> Any:
-    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        torch._dynamo.reset()
-        return torch.compile(function, fullgraph=True, **options)
-
-    yield compiled
-    torch._dynamo.reset()
 
 
 @each_blend

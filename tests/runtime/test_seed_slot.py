@@ -677,17 +677,6 @@ def test_checkpointing(stage: str, blend: str, reentrant: bool) -> None:
     torch.testing.assert_close([x.grad for x in (host, *slot.parameters())], expected)
 
 
-@pytest.fixture
-def compile_anew() -> Any:
-    """``compile_anew(module, backend)``, into one graph, with empty caches."""
-    torch._dynamo.reset()
-    # the default from torch 2.5 on; without it a new alpha compiles anew
-    options = {"inline_inbuilt_nn_modules": True} if torch.__version__ < "2.5" else {}
-    with torch._dynamo.config.patch(options):
-        yield lambda function, backend: torch.compile(function, fullgraph=True, backend=backend)
-    torch._dynamo.reset()
-
-
 @each_blend
 @each_format
 def test_one_graph_for_every_stage_and_alpha(blend: str, format: str, compile_anew: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor
@@ -35,24 +35,33 @@ if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def cure(hazards: Iterable[Hazard]) -> None:
+def cure(hazards: Collection[Hazard]) -> None:
     """Repair the calls of these hazards, until `end_cure` was called as often."""
-    _change(_cured, hazards, +1)
+    with lock:
+        _watch(hazards)
+        _cured.update(hazards)
 
 
-def end_cure(hazards: Iterable[Hazard]) -> None:
+def end_cure(hazards: Collection[Hazard]) -> None:
     """Take back one `cure`."""
-    _change(_cured, hazards, -1)
+    with lock:
+        _take_back(_cured, hazards)
 
 
-def guard(hazards: Iterable[Hazard]) -> None:
+def guard(hazards: Collection[Hazard]) -> None:
     """Raise at the calls of these hazards, unless they are cured, until `end_guard` was called as often."""
-    _change(_guarded, hazards, +1)
+    with lock:
+        _watch(hazards)
+        _watch_forwards(hazards)
+        _guarded.update(hazards)
 
 
-def end_guard(hazards: Iterable[Hazard]) -> None:
+def end_guard(hazards: Collection[Hazard]) -> None:
     """Take back one `guard`."""
-    _change(_guarded, hazards, -1)
+    with lock:
+        _take_back(_guarded, hazards)
+        if not _guarded:
+            _sites.clear()
 
 
 def cured() -> frozenset[Hazard]:
@@ -68,29 +77,30 @@ def end_all() -> None:
         _sites.clear()
 
 
-def _change(counter: Counter[Hazard], hazards: Iterable[Hazard], by: int) -> None:
-    with lock:
-        for hazard in hazards:
-            counter[hazard] += by
-            if counter[hazard] <= 0:
-                del counter[hazard]
-        _install_what_is_needed()
-        if not _guarded:
-            _sites.clear()
+def _take_back(counter: Counter[Hazard], hazards: Collection[Hazard]) -> None:
+    for hazard in hazards:
+        if counter[hazard] > 1:
+            counter[hazard] -= 1
+        else:
+            del counter[hazard]
 
 
-def _install_what_is_needed() -> None:
-    wanted: dict[str, Handler] = {}
-    for hazard in {*_cured, *_guarded}:
+def _watch(hazards: Collection[Hazard]) -> None:
+    for hazard in hazards:
         for operator in hazard.operators:
-            wanted[operator] = _judge(operator)
-    for hazard in _guarded:
+            _interpose(operator, _judge(operator))
+
+
+def _watch_forwards(hazards: Collection[Hazard]) -> None:
+    for hazard in hazards:
         if hazard.forward is not None:
             for operator in hazard.forward.operators:
-                wanted[operator] = _remember(hazard.forward.result)
-    for operator, handler in wanted.items():
-        if operator not in _installed and has_operator(operator):
-            _installed[operator] = Interposition(operator, handler)
+                _interpose(operator, _remember(hazard.forward.result))
+
+
+def _interpose(operator: str, handler: Handler) -> None:
+    if operator not in _installed and has_operator(operator):
+        _installed[operator] = Interposition(operator, handler)
 
 
 def _judge(operator: str) -> Handler:
@@ -107,7 +117,7 @@ def _judge(operator: str) -> Handler:
     return judge
 
 
-def _remember(result: int) -> Callable[..., Any]:
+def _remember(result: int) -> Handler:
     def remember(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         results = native(*args, **kwargs)
         if not _guarded:

@@ -12,10 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from esper_guard.runtime.formats import has_strides, layout_of
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
 from esper_guard.runtime.hazards.hazard import Consequence, Hazard, Target, TargetCure
-
-_MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def triggers(module: nn.Module, state_dict: dict[str, Tensor], assign: bool = False) -> bool:
@@ -29,7 +27,7 @@ def triggers(module: nn.Module, state_dict: dict[str, Tensor], assign: bool = Fa
 def _channels_last(tensor: Tensor) -> bool:
     return (
         not nn.parameter.is_lazy(tensor)
-        and tensor.dim() in _MEMORY_FORMATS
+        and tensor.dim() in CHANNELS_LAST_FORMATS
         and has_strides(tensor)
         and layout_of(tensor).taken_for == "channels_last"
     )
@@ -53,7 +51,7 @@ def _keep_format(
         memory = _memory(entry)
         if memory in losing:
             if memory not in converted:
-                converted[memory] = entry.to(memory_format=_MEMORY_FORMATS[entry.dim()])
+                converted[memory] = entry.to(memory_format=CHANNELS_LAST_FORMATS[entry.dim()])
             state_dict[prefix + name] = converted[memory]
 
 
@@ -85,7 +83,7 @@ def _undo(module: nn.Module) -> None:
 
 def _concerns(target: Target) -> bool:
     return isinstance(target, nn.Module) and any(
-        nn.parameter.is_lazy(parameter) or parameter.dim() in _MEMORY_FORMATS
+        nn.parameter.is_lazy(parameter) or parameter.dim() in CHANNELS_LAST_FORMATS
         for parameter in target.parameters()
     )
 
