@@ -167,8 +167,12 @@ def test_the_guard_is_silent_about_devices_that_have_no_such_bug() -> None:
     features = torch.empty(2, 4, 3, 3, device="meta").to(memory_format=torch.channels_last)
     image = torch.empty(1, 4, 3, 3, device="meta", requires_grad=True)
     ghost = features[0].unsqueeze(0)
+    statistics, weight = torch.empty(2, 2, device="meta"), torch.empty(4, device="meta")
+    sizes = (2, 4, 9, 2, [False, True, True])
     with hazard_guard():
         nn.GroupNorm(2, 4, device="meta")(features).sum().backward()
+        # called by itself, since F.group_norm copies to NCHW on other devices
+        torch.ops.aten.native_group_norm_backward(features, features, statistics, statistics, weight, *sizes)
         nn.BatchNorm2d(4, device="meta")(image).backward(ghost)
 
 
