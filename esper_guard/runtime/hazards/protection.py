@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from esper_guard.runtime.hazards.callsite import CallSites
+from esper_guard.runtime.hazards.callsites import CallSites
 from esper_guard.runtime.hazards.hazard import Hazard, OperatorCure
 from esper_guard.runtime.hazards.interpose import Handler, Interposition, has_operator
 

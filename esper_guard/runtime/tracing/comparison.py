@@ -1,0 +1,72 @@
+"""What an operator did to memory formats, told from the layouts of what it read and wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from esper_guard.runtime.formats import Hint, Layout, has_strides, layout_of
+
+RANKS: Final = (4, 5)
+"""Of the tensors that have a channels_last format."""
+
+
+class Change(NamedTuple):
+    """A copy between different strides."""
+
+    source: Layout
+    destination: Layout
+    changes_format: bool
+    """Whether one is channels_last and the other NCHW."""
+
+
+def change(source: Tensor, destination: Tensor) -> Change | None:
+    """How a copy's result differs from what was copied; None if strides agree, or broadcasting made the difference.
+
+    Strides of dimensions of size 1 are ignored, because no element is reached by them.
+    """
+    shape = destination.shape
+    if source.shape != shape or not (has_strides(source) and has_strides(destination)):
+        return None
+    if same_strides(shape, source.stride(), destination.stride()) or not destination.numel():
+        return None
+    before, after = layout_of(source), layout_of(destination)
+    formats = {memory_format(before), memory_format(after)}
+    return Change(before, after, len(shape) in RANKS and formats == {"nchw", "channels_last"})
+
+
+def same_strides(shape: Iterable[int], strides: Iterable[int], others: Iterable[int]) -> bool:
+    """Whether both reach every element in the same order."""
+    return all(
+        stride == other for size, stride, other in zip(shape, strides, others, strict=True) if size != 1
+    )
+
+
+def memory_format(layout: Layout) -> Hint | None:
+    """The order of a tensor's elements; None where it is both. A ghost is channels_last in memory."""
+    if layout.state == "ambiguous":
+        return None
+    return "channels_last" if layout.state == "ghost" else layout.taken_for
+
+
+def is_nchw(tensor: Tensor) -> bool:
+    """Whether a 4-D or 5-D tensor is NCHW and nothing else."""
+    return memory_format(layout_of(tensor)) == "nchw"
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a 4-D or 5-D tensor is channels_last, if only in memory, and nothing else.
+
+    A 3-D one, if it would be with a batch of one: an image (C, H, W).
+    """
+    if tensor.dim() == 3:
+        tensor = tensor.unsqueeze(0)
+    return tensor.dim() in RANKS and memory_format(layout_of(tensor)) == "channels_last"
+
+
+def result_of_copy(source: Tensor, requested: torch.memory_format | None) -> Tensor:
+    """A meta tensor with the strides that ``source.clone(memory_format=requested)`` has."""
+    return torch.empty_like(source, device="meta", memory_format=requested or torch.preserve_format)

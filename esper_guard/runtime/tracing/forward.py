@@ -1,0 +1,116 @@
+"""Which line of the forward a node of the backward belongs to.
+
+Autograd numbers its nodes in the order of the forward, on each thread; `torch.autograd._get_sequence_nr` tells the
+next number. Every operator that makes a node is dispatched right after it has made it, so that the number before is
+its own. In the backward the running node knows its number.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import cache
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, path_of, running_module
+
+LIMIT = 2**16
+"""Nodes remembered; a backward over a longer forward finds no line for the oldest."""
+
+
+class Place(NamedTuple):
+    """A place in the user's code, as far as it is known."""
+
+    code: CodeType | None = None
+    instruction: int = -1
+    module: str | None = None
+
+    @property
+    def file(self) -> str | None:
+        return None if self.code is None else self.code.co_filename
+
+    @property
+    def line(self) -> int | None:
+        return None if self.code is None else _line(self.code, self.instruction)
+
+    @property
+    def function(self) -> str | None:
+        return None if self.code is None else getattr(self.code, "co_qualname", self.code.co_name)
+
+
+NOWHERE = Place()
+
+_autograd: Any = torch.autograd  # torch exports it, but does not say so
+next_number = _autograd._get_sequence_nr
+running_node = torch._C._current_autograd_node
+
+
+class Forward:
+    """The places of the newest `LIMIT` nodes that one thread made."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[int, CodeType | None, int, str | None]] = {}  # by number modulo LIMIT
+        self._users: dict[str, bool] = {}
+        self._paths: dict[int, tuple[weakref.ref[nn.Module], str | None]] = {}
+
+    def remember(self, number: int, frame: FrameType | None) -> None:
+        """The call from this frame made the node with this number."""
+        found, module = self.walk(frame)
+        if found is not None:
+            self._places[number % LIMIT] = (number, found.f_code, found.f_lasti, module)
+
+    def put(self, number: int, place: Place) -> None:
+        """The place of the node with this number."""
+        self._places[number % LIMIT] = (number, *place)
+
+    def find(self, number: int) -> Place:
+        """The place of the node with this number; `NOWHERE` if it was not seen."""
+        entry = self._places.get(number % LIMIT)
+        return Place(*entry[1:]) if entry is not None and entry[0] == number else NOWHERE
+
+    def walk(self, frame: FrameType | None) -> tuple[FrameType | None, str | None]:
+        """The innermost frame of the user's code, and the path of the running module. No engine may lie between."""
+        users, module, innermost = self._users, None, frame
+        while frame is not None:
+            code = frame.f_code
+            filename = code.co_filename
+            if filename not in users:
+                users[filename] = is_the_users(filename)
+            if users[filename]:
+                break
+            if module is None and code.co_name == MODULE_CALL:
+                module = frame.f_locals["self"]
+            frame = frame.f_back
+        outer = frame
+        while module is None and outer is not None:
+            if outer.f_code.co_name == MODULE_CALL:
+                module = outer.f_locals["self"]
+            outer = outer.f_back
+        if module is None:
+            return frame, None
+        known = self._paths.get(id(module))
+        if known is None or known[0]() is not module:
+            known = self._learn(module, innermost)
+        return frame, known[1]
+
+    def place(self, frame: FrameType | None) -> Place:
+        """Where a frame was called from."""
+        found, module = self.walk(frame)
+        return Place(None, -1, module) if found is None else Place(found.f_code, found.f_lasti, module)
+
+    def _learn(self, module: nn.Module, frame: FrameType | None) -> tuple[weakref.ref[nn.Module], str | None]:
+        running = running_module(frame)  # another one, if torch.compile made this one around the user's
+        path = None if running is None else path_of(running, frame)
+        known = self._paths[id(module)] = (weakref.ref(module), path)
+        return known
+
+
+@cache
+def _line(code: CodeType, instruction: int) -> int | None:
+    for start, end, line in code.co_lines():
+        if start <= instruction < end:
+            return line
+    return None

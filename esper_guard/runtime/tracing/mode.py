@@ -1,0 +1,222 @@
+"""The dispatch modes that compare layouts before and after each operator."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
+from esper_guard.runtime.tracing.comparison import (
+    RANKS,
+    Change,
+    change,
+    is_channels_last,
+    is_nchw,
+    result_of_copy,
+)
+from esper_guard.runtime.tracing.forward import next_number
+from esper_guard.runtime.tracing.kernel_copies import watching
+from esper_guard.runtime.tracing.operators import Sort, inputs_of, reads_images, sort_of
+from esper_guard.runtime.tracing.provenance import Provenance
+from esper_guard.runtime.tracing.recorder import Recorder, profiler_runs
+from esper_guard.trace.layout_trace import LayoutTrace
+
+Arguments: TypeAlias = tuple[Any, ...]
+Keywords: TypeAlias = dict[str, Any]
+Handler: TypeAlias = "Callable[[TracingMode, Any, Arguments, Keywords], Any]"
+
+_PLAIN_TENSORS: Final = frozenset({Tensor, torch.nn.Parameter, FakeTensor})
+_CHANNELS_LAST: Final = frozenset(CHANNELS_LAST_FORMATS.values())
+
+
+class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees what one thread does, and the backward of it on any thread."""
+
+    def __init__(self, trace: LayoutTrace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._trace = trace
+        self._recorder = Recorder(trace)
+        self._provenance = Provenance()
+        self._thread = threading.get_ident()
+        self._number = next_number()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled code shall run compiled; what can't be seen of it is said in the trace."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> Any:
+        if types and not _PLAIN_TENSORS.issuperset(types) and any(map(_takes_over, types)):
+            return NotImplemented  # then the subclass runs, and what it does to plain tensors comes here
+        number = next_number()
+        if number != self._number and threading.get_ident() == self._thread:
+            self._number = number
+            self._recorder.locator.remember(number - 1, sys._getframe(1))
+        known = _handlers.get(id(func)) or _find_handler(func)
+        handler = known[1]
+        if handler is None:
+            return func(*args, **(kwargs or {}))
+        return handler(self, func, args, kwargs or {})
+
+    def compute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run an operator that makes a tensor, and see whether that lost the format."""
+        result = func(*args, **kwargs)
+        first = result if isinstance(result, Tensor) else result[0] if result else None
+        if first is None:
+            return result
+        rank = first.dim()
+        if (rank == 4 or rank == 5) and first.layout is torch.strided:
+            if first.is_contiguous():
+                if _any_not_contiguous(args) or (kwargs and _any_not_contiguous(tuple(kwargs.values()))):
+                    self._compare(func, args, kwargs, first)
+            elif self._provenance.known or not first.is_contiguous(memory_format=CHANNELS_LAST_FORMATS[rank]):
+                self._compare(func, args, kwargs, first)
+        return result
+
+    def permute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run a view, and remember which tensors became channels_last by it."""
+        result = func(*args, **kwargs)
+        before = args[0]
+        if 3 <= result.dim() <= 5 and not (before.is_contiguous() and result.is_contiguous()):
+            was, now = is_channels_last(before), is_channels_last(result)
+            if was != now:
+                self._provenance.note(before, chosen=was)
+        return result
+
+    def copy(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run an operator that returns a copy of its first argument."""
+        self._trace.count(str(func))
+        source = args[0]
+        requested = kwargs.get("memory_format")
+        started = perf_counter_ns()
+        if profiler_runs() and has_strides(source):
+            with self._recorder.labelled(change(source, result_of_copy(source, requested))):
+                result = func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        changed = change(source, result)
+        if changed is not None:
+            self._recorder.copied(func, changed, source, result, started)
+        if self._provenance.known and requested not in _CHANNELS_LAST and is_channels_last(result):
+            self._provenance.note(result, not is_channels_last(source) or self._provenance.chosen(source))
+        return result
+
+    def copy_into(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run an operator that copies its second argument into its first."""
+        self._trace.count(str(func))
+        destination, source = args[:2]
+        changed = change(source, destination) if isinstance(source, Tensor) else None
+        started = perf_counter_ns()
+        if changed is None:
+            return func(*args, **kwargs)
+        if profiler_runs():
+            with self._recorder.labelled(changed):
+                result = func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        self._recorder.copied(func, changed, source, destination, started)
+        return result
+
+    def copy_lists_into(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run an operator that copies the tensors of one list into those of another."""
+        self._trace.count(str(func))
+        started = perf_counter_ns()
+        result = func(*args, **kwargs)
+        for destination, source in zip(*args[:2], strict=False):
+            changed = change(source, destination)
+            if changed is not None:
+                self._recorder.copied(func, changed, source, destination, started)
+        return result
+
+    def decompose(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run what an operator consists of, under this mode."""
+        with self:
+            result = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+    def _compare(self, func: Any, args: Arguments, kwargs: Keywords, first: Tensor) -> None:
+        images = reads_images(func)
+        inputs = [
+            tensor
+            for tensor in inputs_of(func, args, kwargs)
+            if (tensor.dim() in RANKS or (images and tensor.dim() == 3)) and is_channels_last(tensor)
+        ]
+        if not inputs:
+            return
+        chosen = [tensor for tensor in inputs if self._provenance.chosen(tensor)]
+        if not is_nchw(first):
+            if not chosen:
+                self._provenance.note(first, chosen=False)
+            return
+        if chosen and first.numel() and kwargs.get("memory_format") is not torch.contiguous_format:
+            source = chosen[0]
+            before = layout_of(source if source.dim() in RANKS else source.unsqueeze(0))
+            self._recorder.lost(func, Change(before, layout_of(first), True), source, first)
+
+
+class DeepTracingMode(TracingMode):  # type: ignore[no-untyped-call]
+    """Sees the copies inside of kernels as well."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> Any:
+        sort = sort_of(func)
+        if sort is Sort.COMPOSITE:  # its parts come here
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        copies_by_itself = sort in _COPYING
+
+        def copied(destination: Tensor, source: Tensor) -> None:
+            self._trace.count_kernel_copy()
+            changed = None if copies_by_itself else change(source, destination)
+            if changed is not None:
+                self._recorder.copied_inside(func, changed, source, destination)
+
+        with watching(copied):
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+_COPYING: Final = frozenset({Sort.COPY, Sort.COPY_INTO, Sort.COPY_LISTS_INTO})
+_HANDLER_OF: Final[dict[Sort, Handler | None]] = {
+    Sort.COPY: TracingMode.copy,
+    Sort.COPY_INTO: TracingMode.copy_into,
+    Sort.COPY_LISTS_INTO: TracingMode.copy_lists_into,
+    Sort.PERMUTE: TracingMode.permute,
+    Sort.COMPUTE: TracingMode.compute,
+    Sort.COMPOSITE: TracingMode.decompose,
+    Sort.OTHER: None,
+}
+_handlers: dict[int, tuple[Any, Handler | None]] = {}  # by id: hashing an operator runs Python code
+
+
+def _find_handler(func: Any) -> tuple[Any, Handler | None]:
+    known = _handlers[id(func)] = (
+        func,
+        _HANDLER_OF[sort_of(func)],
+    )  # the operator, so that its id stays its own
+    return known
+
+
+def _takes_over(kind: type) -> bool:
+    """Whether a tensor subclass handles operators itself."""
+    ours = kind.__torch_dispatch__  # type: ignore[attr-defined]
+    return kind not in _PLAIN_TENSORS and ours is not torch._C._disabled_torch_dispatch_impl
+
+
+def _any_not_contiguous(values: Arguments) -> bool:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.dim() > 2 and value.layout is torch.strided and not value.is_contiguous():
+                return True
+        elif isinstance(value, list) and _any_not_contiguous(tuple(value)):
+            return True
+    return False

@@ -1,0 +1,90 @@
+"""What kind of operator is dispatched."""
+
+from __future__ import annotations
+
+import enum
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+class Sort(enum.Enum):
+    """How the tracer treats an operator."""
+
+    COPY = enum.auto()
+    """Its first argument is copied into its result."""
+    COPY_INTO = enum.auto()
+    """Its second argument is copied into its first."""
+    COPY_LISTS_INTO = enum.auto()
+    PERMUTE = enum.auto()
+    """A view that may change the order of dimensions, or their meaning."""
+    COMPUTE = enum.auto()
+    """It makes a tensor of its own."""
+    COMPOSITE = enum.auto()
+    """It consists of others; dispatched as a whole in inference mode only."""
+    OTHER = enum.auto()
+    """Other views, writes into existing tensors, results that are no tensor or a list of tensors."""
+
+
+_SORTS: Final = {
+    aten.clone.default: Sort.COPY,
+    aten._to_copy.default: Sort.COPY,
+    aten.copy_.default: Sort.COPY_INTO,
+    aten._foreach_copy_.default: Sort.COPY_LISTS_INTO,
+    aten.permute.default: Sort.PERMUTE,
+    aten.transpose.int: Sort.PERMUTE,
+    aten.view.default: Sort.PERMUTE,
+    aten._reshape_alias.default: Sort.PERMUTE,
+    aten.as_strided.default: Sort.PERMUTE,
+    # the caller gives the strides
+    aten.new_empty_strided.default: Sort.OTHER,
+    aten.empty_strided.default: Sort.OTHER,
+}
+
+_FEATURES: Final = {
+    # a weight's format decides that of the result, but a result in NCHW for NCHW features loses nothing
+    aten.convolution.default: (0,),
+    aten.convolution_overrideable.default: (0,),
+    aten.convolution_backward.default: (0, 1),
+    aten.convolution_backward_overrideable.default: (0, 1),
+}
+
+
+def sort_of(operator: Any) -> Sort:
+    """How to treat an operator. Of the ones that are not listed, its schema tells."""
+    known = _SORTS.get(operator)
+    if known is not None:
+        return known
+    schema = getattr(operator, "_schema", None)
+    if schema is None:  # a higher-order operator
+        return Sort.OTHER
+    if operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        return Sort.COMPOSITE
+    returns = schema.returns
+    if not returns or any(one.alias_info is not None for one in returns):
+        return Sort.OTHER
+    return Sort.COMPUTE if str(returns[0].type) in ("Tensor", "Optional[Tensor]") else Sort.OTHER
+
+
+@cache
+def reads_images(operator: Any) -> bool:
+    """Whether it makes a batch of its 3-D inputs, so that (C, H, W) is a format there."""
+    return operator in (aten.stack.default,)
+
+
+def inputs_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors whose memory format the result might have had."""
+    features = _FEATURES.get(operator)
+    if features is not None:
+        args = tuple(args[at] for at in features)
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found

@@ -1,0 +1,231 @@
+"""``trace_layouts``: who copied how much, where, and where channels_last was lost."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import multiprocessing.util
+import os
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, cast, get_args
+
+import torch
+
+from esper_guard.nearest import did_you_mean
+from esper_guard.runtime.tracing import compiled, kernel_copies
+from esper_guard.runtime.tracing.locate import Locator
+from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
+from esper_guard.trace.event import Level
+from esper_guard.trace.layout_trace import LayoutTrace
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LEVELS: tuple[Level, ...] = get_args(Level)
+
+
+class _Entered(threading.local):
+    """What one thread has entered."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.mode: TracingMode | None = None
+        self.notice: Callable[[], None] | None = None
+        self.compiled_before = 0
+
+
+class trace_layouts:  # noqa: N801 - used like a function
+    """Within it, every copy between memory formats, and every loss of channels_last, is written into a trace.
+
+    >>> with trace_layouts() as trace:
+    ...     loss(model(images), labels).backward()
+    >>> print(trace)
+    >>> trace.assert_max(copies=0, bytes="2 MiB")
+
+    Also a decorator of functions, coroutine functions and generator functions, whose attribute ``layout_trace`` is then
+    the trace. It can be nested (each trace sees what it encloses), entered again while it is entered (everything counts
+    once), entered again later, and entered in several threads at once: one object has one trace, ``.trace``.
+
+    It sees what the thread that entered it does, and the backward of that on any thread; other threads enter it
+    themselves. In a forked process (a DataLoader's worker) it starts empty. Only shapes and strides are read:
+    there is no synchronisation with a GPU, and nothing is kept alive.
+
+    The dispatch level sees ``clone``, ``_to_copy`` and ``copy_`` (and so ``contiguous``, ``to``, ``reshape`` and all else
+    that is made of them), and operators whose 4-D or 5-D result left channels_last. The deep level also sees the
+    copies that operators make inside of their kernels, and counts them apart as internal; only oneDNN's and cuDNN's
+    own reorders stay invisible. Regions of ``torch.compile`` run compiled: they are named in ``trace.unseen``.
+
+    Cost: for each operator about what an empty dispatch mode costs (benchmarks/trace_layouts.py). The deep level takes
+    several microseconds more for each operator. Outside of it: nothing.
+
+    Args:
+        level: ``"dispatch"`` or ``"deep"``.
+        keep_events: how many of the newest single events to keep, with times, for `LayoutTrace.raw_events` and
+            `LayoutTrace.to_chrome`.
+        save: a path to write the trace to when the thread that made this object leaves it, also after an exception
+            (see `LayoutTrace.save`). Forked processes write theirs beside it when they end, with
+            ``.worker-PID`` in the name.
+
+    Raises:
+        ValueError: there is no such level, or ``keep_events`` is negative.
+        TypeError: what is decorated is a class, a static or class method (put the tracer below that decorator), an
+            asynchronous generator function, or no function.
+        RuntimeError: on entering, if this build of torch does not allow the deep level.
+    """
+
+    def __init__(
+        self, level: Level = "dispatch", *, keep_events: int = 0, save: str | os.PathLike[str] | None = None
+    ) -> None:
+        if callable(level):
+            raise TypeError("trace_layouts takes a level: write @trace_layouts(), with parentheses")
+        if level not in _LEVELS:
+            raise ValueError(
+                f"there is no level '{level}'{did_you_mean(str(level), _LEVELS)}: {' or '.join(_LEVELS)}"
+            )
+        if isinstance(keep_events, bool) or not isinstance(keep_events, int) or keep_events < 0:
+            raise ValueError(f"keep_events is a number of events, not {keep_events!r}")
+        self.trace = LayoutTrace(level, keep_events, torch_version=str(torch.__version__), rank=_rank())
+        self._save = save
+        self._thread = threading.get_ident()
+        self._entered = _Entered()
+        if hasattr(os, "register_at_fork"):
+            _live.add(self)
+            multiprocessing.util.register_after_fork(self, trace_layouts._save_in_worker)
+
+    def __enter__(self) -> LayoutTrace:
+        entered = self._entered
+        if not entered.depth:
+            self._begin(entered)
+        entered.depth += 1
+        return self.trace
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        entered = self._entered
+        entered.depth -= 1
+        if not entered.depth:
+            try:
+                self._end(entered, kind, error, trace)
+            finally:
+                if self._save is not None and threading.get_ident() == self._thread:
+                    self.trace.save(self._save)
+
+    def __call__(self, function: Function) -> Function:
+        if isinstance(function, staticmethod | classmethod):
+            kind = type(function).__name__
+            raise TypeError(f"trace_layouts() can't decorate a {kind}: write it below @{kind}")
+        if inspect.isasyncgenfunction(function) or not inspect.isroutine(function):
+            kind = "an asynchronous generator" if inspect.isroutine(function) else type(function).__qualname__
+            raise TypeError(
+                f"trace_layouts() can't decorate {kind}: write `with trace_layouts() as trace:` inside of it"
+            )
+        wrapped = functools.wraps(function)(self._traced(function))
+        wrapped.layout_trace = self.trace  # type: ignore[attr-defined]
+        return cast(Function, wrapped)
+
+    def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(function):
+
+            async def traced(*args: Any, **kwargs: Any) -> Any:
+                return await _awaitable(self._step(function(*args, **kwargs).__await__()))
+
+            return traced
+        if inspect.isgeneratorfunction(function):
+            return lambda *args, **kwargs: self._step(function(*args, **kwargs))
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return called
+
+    def _step(self, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Run a generator; while it is suspended, its caller is not traced."""
+        proceed: Callable[[], Any] = functools.partial(next, generator)
+        while True:
+            try:
+                with self:
+                    item = proceed()
+            except StopIteration as end:
+                return end.value
+            try:
+                proceed = functools.partial(generator.send, (yield item))
+            except GeneratorExit:
+                with self:
+                    generator.close()
+                raise
+            except BaseException as error:
+                proceed = functools.partial(generator.throw, error)
+
+    def _begin(self, entered: _Entered) -> None:
+        deep = self.trace.level == "deep"
+        if deep:
+            kernel_copies.install()
+        entered.mode = mode = (DeepTracingMode if deep else TracingMode)(self.trace)
+        self.trace.rank = _rank() if self.trace.rank is None else self.trace.rank
+        thread = threading.get_ident()
+
+        def notice() -> None:
+            if threading.get_ident() == thread:
+                place = Locator().locate(sys._getframe(1)).place
+                self.trace.note_unseen(
+                    f"what torch.compile made of {place.function} ({place.file}:{place.line})"
+                )
+
+        entered.notice = notice
+        if not compiled.watch(notice):
+            entered.compiled_before = -1
+        mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end(
+        self,
+        entered: _Entered,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert entered.mode is not None
+        assert entered.notice is not None
+        entered.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        compiled.unwatch(entered.notice)
+        if entered.compiled_before and compiled.is_loaded():
+            self.trace.note_unseen("what ran in the regions that torch.compile made for the first time here")
+        entered.mode, entered.notice, entered.compiled_before = None, None, 0
+        if self.trace.level == "deep":
+            kernel_copies.uninstall()
+
+    def _save_in_worker(self) -> None:
+        if self._save is not None and self._entered.depth:
+            path = Path(self._save)
+            own = path.with_name(f"{path.stem}.worker-{{pid}}{path.suffix}")
+            multiprocessing.util.Finalize(None, self.trace.save, args=(own,), exitpriority=0)
+
+
+@types.coroutine
+def _awaitable(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    return (yield from steps)
+
+
+_live: weakref.WeakSet[trace_layouts] = weakref.WeakSet()
+
+
+def _start_empty() -> None:
+    for tracer in _live:
+        tracer.trace.clear()
+
+
+if hasattr(os, "register_at_fork"):  # what the parent saw is the parent's to save
+    os.register_at_fork(after_in_child=_start_empty)
+
+
+def _rank() -> int | None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else None

@@ -1,0 +1,73 @@
+"""Bounds on what a run may copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.sizes import format_size, parse_size
+from esper_guard.trace.table import costliest, describe
+
+_SHOWN = 5
+
+
+def check_budget(
+    events: Sequence[LayoutEvent],
+    unseen: Iterable[str],
+    copies: int | None,
+    size: int | str | None,
+    losses: int | None,
+    ignore: Iterable[str],
+) -> None:
+    """Raise AssertionError if the events exceed a bound; see `LayoutTrace.assert_max`."""
+    if copies is None and size is None and losses is None:
+        raise TypeError("assert_max() needs a bound: copies, bytes or losses")
+    for name, bound in (("copies", copies), ("losses", losses)):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            raise TypeError(f"assert_max({name}=...) takes a number, not {type(bound).__qualname__}")
+        if bound is not None and bound < 0:
+            raise ValueError(f"assert_max({name}={bound}): a bound can't be negative")
+    if isinstance(ignore, str):
+        raise TypeError("assert_max(ignore=...) takes a list of patterns, not a string")
+    most = None if size is None else parse_size(size)
+    patterns = list(ignore)
+    counted = [
+        event
+        for event in events
+        if event.changes_format and event.kind != "internal" and not any(matches(event, p) for p in patterns)
+    ]
+    copied = [event for event in counted if event.is_copy]
+    lost = [event for event in counted if event.kind == "loss"]
+    number, total = sum(event.count for event in copied), sum(event.bytes for event in copied)
+    losing = sum(event.count for event in lost)
+    broken: list[str] = []
+    blamed: list[LayoutEvent] = []
+    if copies is not None and number > copies:
+        broken.append(f"{number} layout copies, at most {copies} allowed")
+    if most is not None and total > most:
+        broken.append(f"{format_size(total)} copied, at most {format_size(most)} allowed")
+    if broken:
+        blamed += copied
+    if losses is not None and losing > losses:
+        broken.append(f"{losing} format losses, at most {losses} allowed")
+        blamed += lost
+    if broken:
+        raise AssertionError(_message(broken, costliest(blamed), unseen))
+
+
+def matches(event: LayoutEvent, pattern: str) -> bool:
+    """Whether a shell pattern names the event: its place, file, module, operator or parameter."""
+    places = [] if event.file is None else [event.file.replace("\\", "/"), event.location.replace("\\", "/")]
+    names = [event.operator, event.location, *([] if event.module is None else [event.module])]
+    return any(fnmatchcase(name, pattern) for name in [*places, *names]) or any(
+        fnmatchcase(place, f"*/{pattern}") for place in places
+    )
+
+
+def _message(broken: list[str], blamed: Sequence[LayoutEvent], unseen: Iterable[str]) -> str:
+    lines = ["; ".join(broken), *(f"  {describe(event)}" for event in blamed[:_SHOWN])]
+    if len(blamed) > _SHOWN:
+        lines.append(f"  and {len(blamed) - _SHOWN} more: print(trace) lists them")
+    lines += [f"  not seen: {sentence}" for sentence in unseen]
+    return "\n".join(lines)

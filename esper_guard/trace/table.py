@@ -1,0 +1,129 @@
+"""A trace for the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.sizes import format_size
+
+if TYPE_CHECKING:
+    from esper_guard.trace.layout_trace import Cost, LayoutTrace
+
+ROWS = 20
+_HEADER = ("bytes", "times", "kind", "what", "where")
+
+
+def costliest(events: Iterable[LayoutEvent]) -> list[LayoutEvent]:
+    """Copies by bytes, then losses by number, then what is counted apart."""
+    return sorted(events, key=_rank, reverse=True)
+
+
+def describe(event: LayoutEvent) -> str:
+    """An event in one line."""
+    size = "" if event.kind == "loss" else f"{format_size(event.bytes)}, "
+    times = "once" if event.count == 1 else f"{event.count} times"
+    return f"{_where(event)}: {event.kind}, {size}{times}: {_what(event)}"
+
+
+def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
+    """Sums, the costliest ``rows`` events, where the format was lost first, and what could not be seen."""
+    events = costliest(trace.events)
+    lines = [headline(trace)]
+    if events:
+        cells = [_HEADER, *(_cells(event) for event in events[:rows])]
+        lines += ["", *aligned(cells, left=2)]
+    if len(events) > rows:
+        lines.append(
+            f"and {len(events) - rows} more, {format_size(sum(e.bytes for e in events[rows:] if e.is_copy))}"
+        )
+    first = trace.first_loss
+    if first is not None:
+        lines += ["", f"channels_last was lost first at {_where(first)}, in {first.operator}"]
+    lines += [f"not seen: {sentence}" for sentence in trace.unseen]
+    return "\n".join(lines)
+
+
+def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) -> str:
+    """What `by_line` and the like return, as a table."""
+    header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
+    cells = [header]
+    shown = list(costs.items())[:rows]
+    for name, cost in shown:
+        cells.append(
+            (
+                format_size(cost.bytes),
+                str(cost.copies),
+                str(cost.losses),
+                str(cost.other_copies),
+                format_size(cost.other_bytes),
+                str(cost.internal),
+                _relative(name),
+            )
+        )
+    lines = aligned(cells, left=6)
+    if len(shown) < len(costs):
+        lines.append(f"and {len(costs) - len(shown)} more")
+    return "\n".join(lines)
+
+
+def headline(trace: LayoutTrace) -> str:
+    """The sums, in one line."""
+    sums = [f"{plural(sum(e.count for e in trace.copies), 'layout copy')}, {format_size(trace.total_bytes)}"]
+    sums.append(plural(sum(event.count for event in trace.losses), "format loss"))
+    for title, events in (("other copy", trace.other_copies), ("internal copy", trace.internal)):
+        if events:
+            size = format_size(sum(event.bytes for event in events))
+            sums.append(f"{plural(sum(event.count for event in events), title)}, {size}")
+    details = [f"{trace.level} level"]
+    details += [] if trace.torch_version is None else [f"torch {trace.torch_version}"]
+    details += [] if trace.rank is None else [f"rank {trace.rank}"]
+    return f"{'; '.join(sums)} ({', '.join(details)})"
+
+
+def aligned(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
+    """Columns of equal width; the first ``left`` ones are numbers, to the right; the last is as wide as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at < left else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def plural(number: int, noun: str) -> str:
+    """``"1 layout copy"``, ``"2 layout copies"``."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}es"
+
+
+def _rank(event: LayoutEvent) -> tuple[int, ...]:
+    order = {"loss": 1, "internal": -1}.get(event.kind, 2 if event.changes_format else 0)
+    return (order, event.bytes, event.count)
+
+
+def _cells(event: LayoutEvent) -> tuple[str, ...]:
+    size = "" if event.kind == "loss" else format_size(event.bytes)
+    return (size, str(event.count), event.kind, _what(event), _where(event))
+
+
+def _what(event: LayoutEvent) -> str:
+    shape = "x".join(map(str, event.shape)) or "scalar"
+    most = "up to " if event.shapes_vary else ""
+    return f"{event.operator} {event.source} -> {event.destination}, {most}{shape} {event.dtype}"
+
+
+def _where(event: LayoutEvent) -> str:
+    more = [] if event.module is None else [event.module]
+    more += [] if event.phase == "forward" else [event.phase]
+    return _relative(event.location) + (f" ({', '.join(more)})" if more else "")
+
+
+def _relative(location: str) -> str:
+    """Below the working directory, without it."""
+    return location.removeprefix(os.getcwd() + os.sep)
