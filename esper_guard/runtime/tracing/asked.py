@@ -9,7 +9,7 @@ from executing import Source
 
 _ASKING = frozenset(
     # of tensors, of modules (which move and cast their parameters), and copy.deepcopy
-    "contiguous clone to copy_ type type_as deepcopy cpu cuda xpu ipu npu mps "
+    "contiguous clone to copy_ __setitem__ type type_as deepcopy cpu cuda xpu ipu npu mps "
     "float double half bfloat16 int long short char byte bool cfloat cdouble chalf".split()
 )
 

@@ -24,7 +24,7 @@ class Change(NamedTuple):
 
 
 def change(source: Tensor, destination: Tensor) -> Change | None:
-    """How a copy's result differs from what was copied; None if strides agree, or broadcasting made the difference.
+    """How a copy's result differs from what was copied; None if strides agree, or shapes differ (a broadcast).
 
     Strides of dimensions of size 1 are ignored, because no element is reached by them.
     """
@@ -34,8 +34,19 @@ def change(source: Tensor, destination: Tensor) -> Change | None:
     if same_strides(shape, source.stride(), destination.stride()) or not destination.numel():
         return None
     before, after = layout_of(source), layout_of(destination)
-    formats = {memory_format(before), memory_format(after)}
-    return Change(before, after, len(shape) in RANKS and formats == {"nchw", "channels_last"})
+    for dimension in expanded(source):
+        source, destination = source.select(dimension, 0), destination.select(dimension, 0)
+    unexpanded = layout_of(source)
+    formats = {memory_format(unexpanded), memory_format(layout_of(destination))}
+    if source.dim() in RANKS and formats == {"nchw", "channels_last"}:
+        return Change(unexpanded, after, True)
+    return Change(before, after, False)
+
+
+def expanded(tensor: Tensor) -> list[int]:
+    """The dimensions that expand() made, the last one first. They say nothing about the order of elements."""
+    strides, shape = tensor.stride(), tensor.shape
+    return [at for at in reversed(range(tensor.dim())) if strides[at] == 0 and shape[at] != 1]
 
 
 def same_strides(shape: Iterable[int], strides: Iterable[int], others: Iterable[int]) -> bool:

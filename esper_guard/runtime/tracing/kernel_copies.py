@@ -24,19 +24,23 @@ _cuda: Any = torch.cuda  # torch left it untyped
 _lock = threading.RLock()
 _users = 0
 _interposition: Interposition | None = None
-_watchers: dict[int, list[Watcher]] = {}
+_watchers: dict[int, dict[object, Watcher]] = {}
 _WRAPPED = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
 
 
 @contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
-    """Tell the watcher about each copy that this thread makes meanwhile."""
-    mine = _watchers.setdefault(threading.get_ident(), [])
-    mine.append(watcher)
+def watching(owner: object, watcher: Watcher) -> Iterator[None]:
+    """Tell the watcher about each copy that this thread makes meanwhile; of one owner's the innermost only."""
+    mine = _watchers.setdefault(threading.get_ident(), {})
+    outer = mine.get(owner)
+    mine[owner] = watcher
     try:
         yield
     finally:
-        mine.pop()
+        if outer is None:
+            del mine[owner]
+        else:
+            mine[owner] = outer
 
 
 def install() -> None:
@@ -85,7 +89,7 @@ def _alone() -> bool:
 
 def _sees_copies() -> bool:
     seen: list[Tensor] = []
-    with watching(lambda destination, source: seen.append(source)):
+    with watching(_sees_copies, lambda destination, source: seen.append(source)):
         torch.zeros(1).copy_(torch.ones(1))
     return len(seen) == 1
 
@@ -96,6 +100,6 @@ def _copy(
     if not isinstance(source, Tensor):  # Python sees a tensor made of a number as the number
         source = torch.tensor(source, dtype=_WRAPPED[type(source)])
     result = native(destination, source, *args, **kwargs)
-    for watcher in _watchers.get(threading.get_ident(), ()):
+    for watcher in tuple(_watchers.get(threading.get_ident(), {}).values()):
         watcher(destination, source)
     return result

@@ -46,6 +46,10 @@ class Locator:
         else:  # in a recomputation, or because the backward is itself differentiated
             self.forward.put(number, self.locate(frame).place)
 
+    def remember_slices(self, number: int) -> None:
+        """Autograd makes this node, for a write into a view, right after the write's own."""
+        self.forward.put(number, self.forward.find(number - 1))
+
     def locate(self, frame: FrameType | None) -> Origin:
         """The origin of the call that this frame makes."""
         if running_backward() != -1:

@@ -18,13 +18,14 @@ from esper_guard.runtime.tracing.comparison import (
     RANKS,
     Change,
     change,
+    expanded,
     is_channels_last,
     is_nchw,
     result_of_copy,
 )
 from esper_guard.runtime.tracing.forward import next_number
 from esper_guard.runtime.tracing.kernel_copies import watching
-from esper_guard.runtime.tracing.operators import Sort, inputs_of, reads_images, sort_of
+from esper_guard.runtime.tracing.operators import COMPOSITE_KERNEL, Sort, has_own_kernel, inputs_of, reads_images, sort_of
 from esper_guard.runtime.tracing.provenance import Provenance
 from esper_guard.runtime.tracing.recorder import Recorder, profiler_runs
 from esper_guard.trace.layout_trace import LayoutTrace
@@ -47,6 +48,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._provenance = Provenance()
         self._thread = threading.get_ident()
         self._number = next_number()
+        self._written = -1  # the next number when autograd was about to make a node for a write into a view
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -60,8 +62,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented  # then the subclass runs, and what it does to plain tensors comes here
         number = next_number()
         if number != self._number and threading.get_ident() == self._thread:
+            if self._written == self._number:
+                self._recorder.locator.remember_slices(self._written)
+            if number - 1 != self._written:
+                self._recorder.locator.remember(number - 1, sys._getframe(1))
             self._number = number
-            self._recorder.locator.remember(number - 1, sys._getframe(1))
         known = _handlers.get(id(func)) or _find_handler(func)
         handler = known[1]
         if handler is None:
@@ -71,8 +76,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def compute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run an operator that makes a tensor, and see whether that lost the format."""
         result = func(*args, **kwargs)
-        first = result if isinstance(result, Tensor) else result[0] if result else None
-        if first is None:
+        first = result[0] if type(result) is tuple else result
+        if not isinstance(first, Tensor):
             return result
         rank = first.dim()
         if (rank == 4 or rank == 5) and first.layout is torch.strided:
@@ -115,6 +120,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operator that copies its second argument into its first."""
         self._trace.count(str(func))
         destination, source = args[:2]
+        self._expect_slices(args)
         changed = change(source, destination) if isinstance(source, Tensor) else None
         started = perf_counter_ns()
         if changed is None:
@@ -138,11 +144,23 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._recorder.copied(func, changed, source, destination, started)
         return result
 
+    def write(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Run an operator that writes into an argument."""
+        self._expect_slices(args)
+        return func(*args, **kwargs)
+
     def decompose(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
-        """Run what an operator consists of, under this mode."""
+        """Run what an operator consists of, under this mode, unless the device has a kernel for the whole."""
+        device = next((value.device.type for value in args if isinstance(value, Tensor)), "cpu")
+        if has_own_kernel(func.name(), device):
+            return self.compute(func, args, kwargs)
         with self:
-            result = func.decompose(*args, **kwargs)
-        return func(*args, **kwargs) if result is NotImplemented else result
+            return func._op_dk(COMPOSITE_KERNEL, *args, **kwargs)
+
+    def _expect_slices(self, args: Arguments) -> None:
+        if torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0]._is_view():
+            if any(isinstance(value, Tensor) and value.requires_grad for value in args):
+                self._written = self._number
 
     def _compare(self, func: Any, args: Arguments, kwargs: Keywords, first: Tensor) -> None:
         images = reads_images(func)
@@ -170,18 +188,15 @@ class DeepTracingMode(TracingMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None
     ) -> Any:
-        sort = sort_of(func)
-        if sort is Sort.COMPOSITE:  # its parts come here
-            return super().__torch_dispatch__(func, types, args, kwargs)
-        copies_by_itself = sort in _COPYING
+        copies_by_itself = sort_of(func) in _COPYING
 
         def copied(destination: Tensor, source: Tensor) -> None:
             self._trace.count_kernel_copy()
             changed = None if copies_by_itself else change(source, destination)
-            if changed is not None:
+            if changed is not None and (changed.changes_format or not expanded(source)):
                 self._recorder.copied_inside(func, changed, source, destination)
 
-        with watching(copied):
+        with watching(self, copied):
             return super().__torch_dispatch__(func, types, args, kwargs)
 
 
@@ -192,6 +207,7 @@ _HANDLER_OF: Final[dict[Sort, Handler | None]] = {
     Sort.COPY_LISTS_INTO: TracingMode.copy_lists_into,
     Sort.PERMUTE: TracingMode.permute,
     Sort.COMPUTE: TracingMode.compute,
+    Sort.WRITE: TracingMode.write,
     Sort.COMPOSITE: TracingMode.decompose,
     Sort.OTHER: None,
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
+COMPOSITE_KERNEL: Final = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class Sort(enum.Enum):
@@ -24,10 +25,12 @@ class Sort(enum.Enum):
     """A view that may change the order of dimensions, or their meaning."""
     COMPUTE = enum.auto()
     """It makes a tensor of its own."""
+    WRITE = enum.auto()
+    """It writes into one of its arguments."""
     COMPOSITE = enum.auto()
-    """It consists of others; dispatched as a whole in inference mode only."""
+    """It consists of others, as far as the device has no kernel for it; then dispatched in inference mode only."""
     OTHER = enum.auto()
-    """Other views, writes into existing tensors, results that are no tensor or a list of tensors."""
+    """Other views, results that are no tensor or a list of tensors."""
 
 
 _SORTS: Final = {
@@ -62,12 +65,23 @@ def sort_of(operator: Any) -> Sort:
     schema = getattr(operator, "_schema", None)
     if schema is None:  # a higher-order operator
         return Sort.OTHER
-    if operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+    # not operator.has_kernel_for_dispatch_key: it counts decompositions in Python, which eager code never runs
+    if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"):
         return Sort.COMPOSITE
+    if schema.is_mutable:
+        return Sort.WRITE
     returns = schema.returns
     if not returns or any(one.alias_info is not None for one in returns):
         return Sort.OTHER
     return Sort.COMPUTE if str(returns[0].type) in ("Tensor", "Optional[Tensor]") else Sort.OTHER
+
+
+@cache
+def has_own_kernel(operator: str, device: str) -> bool:
+    """Whether a device has a kernel for an operator that is otherwise made of others."""
+    return bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(operator, torch._C._dispatch_key_for_device(device))
+    )
 
 
 @cache
