@@ -63,8 +63,8 @@ def sort_of(operator: Any) -> Sort:
     if known is not None:
         return known
     schema = getattr(operator, "_schema", None)
-    if schema is None:  # a higher-order operator
-        return Sort.OTHER
+    if schema is None or not torch._C._dispatch_has_kernel(operator.name()):
+        return Sort.OTHER  # a higher-order operator, or metadata of a fake tensor, such as prim::device
     # not operator.has_kernel_for_dispatch_key: it counts decompositions in Python, which eager code never runs
     if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"):
         return Sort.COMPOSITE
