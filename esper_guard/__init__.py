@@ -1,6 +1,6 @@
 """Find, prove and prevent hidden tensor copies and lost memory formats in PyTorch code.
 
-The names in ``__all__`` are imported at their first use: they need torch, which the linter does without.
+The names in ``__all__`` are imported at their first use: most need torch, which the linter does without.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_guard.runtime.ddp import StrideMismatch as StrideMismatch
+    from esper_guard.runtime.ddp import check_ddp as check_ddp
+    from esper_guard.runtime.equivalence import assert_layout_equivalent as assert_layout_equivalent
     from esper_guard.runtime.feature_gate import FeatureGate as FeatureGate
     from esper_guard.runtime.formats import Layout as Layout
     from esper_guard.runtime.formats import layout_of as layout_of
@@ -22,19 +25,31 @@ if TYPE_CHECKING:
     from esper_guard.runtime.isolation import blend_multiply as blend_multiply
     from esper_guard.runtime.isolation import isolate as isolate
     from esper_guard.runtime.isolation import straight_through as straight_through
+    from esper_guard.runtime.predict import predict_layouts as predict_layouts
     from esper_guard.runtime.seed_slot import SeedSlot as SeedSlot
     from esper_guard.runtime.seed_stage import IllegalTransitionError as IllegalTransitionError
     from esper_guard.runtime.seed_stage import SeedStage as SeedStage
+    from esper_guard.runtime.tracing import trace_layouts as trace_layouts
+    from esper_guard.trace import Cost as Cost
+    from esper_guard.trace import LayoutEvent as LayoutEvent
+    from esper_guard.trace import LayoutTrace as LayoutTrace
+    from esper_guard.trace import load_trace as load_trace
+    from esper_guard.trace import merge as merge
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "runtime.ddp": ("StrideMismatch", "check_ddp"),
+    "runtime.equivalence": ("assert_layout_equivalent",),
     "runtime.feature_gate": ("FeatureGate",),
     "runtime.formats": ("Layout", "layout_of"),
     "runtime.hazards": ("HAZARDS", "HazardError", "harden", "hazard_guard", "is_hardened", "unharden"),
     "runtime.isolation": ("blend_add", "blend_gate", "blend_multiply", "isolate", "straight_through"),
+    "runtime.predict": ("predict_layouts",),
     "runtime.seed_slot": ("SeedSlot",),
     "runtime.seed_stage": ("IllegalTransitionError", "SeedStage"),
+    "runtime.tracing": ("trace_layouts",),
+    "trace": ("Cost", "LayoutEvent", "LayoutTrace", "load_trace", "merge"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -50,9 +65,11 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(f"{__name__}.{home}")
     except ModuleNotFoundError as error:
-        if error.name == "torch":
+        if error.name in ("torch", "executing"):
             remedy = "pip install 'esper-guard[torch]'"
-            raise ModuleNotFoundError(f"esper_guard.{name} needs torch: {remedy}", name="torch") from error
+            raise ModuleNotFoundError(
+                f"esper_guard.{name} needs {error.name}: {remedy}", name=error.name
+            ) from error
         raise
     value = globals()[name] = getattr(module, name)
     return value

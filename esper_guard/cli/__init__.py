@@ -10,7 +10,9 @@ import click
 from esper_guard import __version__
 from esper_guard.cli.check import check
 from esper_guard.cli.doctor import doctor
+from esper_guard.cli.report import report
 from esper_guard.cli.rule import rule
+from esper_guard.cli.trace import trace
 from esper_guard.config import ConfigError
 from esper_guard.lint.files import PatternError
 from esper_guard.lint.registry import RuleError
@@ -32,7 +34,9 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(check)
 cli.add_command(doctor)
+cli.add_command(report)
 cli.add_command(rule)
+cli.add_command(trace)
 
 
 def main() -> None:

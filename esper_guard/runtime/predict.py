@@ -119,7 +119,11 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, move_to: torch.memory_format | N
         strides = torch.empty_like(tensor, device="meta", memory_format=move_to).stride()
     with mode:
         return torch.empty_strided(
-            tensor.shape, strides, dtype=tensor.dtype, device=tensor.device, requires_grad=tensor.requires_grad
+            tensor.shape,
+            strides,
+            dtype=tensor.dtype,
+            device=tensor.device,
+            requires_grad=tensor.requires_grad,
         )
 
 
@@ -127,9 +131,7 @@ def _fake_input(
     value: Any, model: nn.Module, mode: FakeTensorMode, move_to: torch.memory_format | None
 ) -> Any:
     if isinstance(value, tuple) and value and all(type(size) is int for size in value):
-        like = next(
-            (tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0)
-        )
+        like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
         value = torch.empty(value, dtype=like.dtype, device="meta")
         return _moved(value, mode, move_to, like.device)
     return pytree.tree_map_only(Tensor, lambda tensor: _moved(tensor, mode, move_to, tensor.device), value)
@@ -147,9 +149,7 @@ def _moved(
 
 
 def _backward(result: Any) -> None:
-    outputs = [
-        leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad
-    ]
+    outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if outputs:
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 

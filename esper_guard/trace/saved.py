@@ -57,9 +57,14 @@ def save_trace(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
         events=list(trace.events),
         raw_events=list(trace.raw_events),
     )
-    target = Path(os.fspath(path).replace("{rank}", str(trace.rank or 0)).replace("{pid}", str(os.getpid())))
+    target = path_of(trace, path)
     write_atomically(target, msgspec.json.format(msgspec.json.encode(saved), indent=1) + b"\n")
     return target
+
+
+def path_of(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
+    """A path with ``{rank}`` and ``{pid}`` replaced."""
+    return Path(os.fspath(path).replace("{rank}", str(trace.rank or 0)).replace("{pid}", str(os.getpid())))
 
 
 def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:

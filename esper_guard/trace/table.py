@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -39,30 +40,22 @@ def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
         lines.append(
             f"and {len(events) - rows} more, {format_size(sum(e.bytes for e in events[rows:] if e.is_copy))}"
         )
+    notes = render_notes(trace)
+    return "\n".join([*lines, "", notes] if notes else lines)
+
+
+def render_notes(trace: LayoutTrace) -> str:
+    """Where the format was lost first, and what could not be seen."""
     first = trace.first_loss
-    if first is not None:
-        lines += ["", f"channels_last was lost first at {_where(first)}, in {first.operator}"]
-    lines += [f"not seen: {sentence}" for sentence in trace.unseen]
-    return "\n".join(lines)
+    lost = [] if first is None else [f"channels_last was lost first at {_where(first)}, in {first.operator}"]
+    return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
 
 
 def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) -> str:
     """What `by_line` and the like return, as a table."""
-    header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
-    cells = [header]
     shown = list(costs.items())[:rows]
-    for name, cost in shown:
-        cells.append(
-            (
-                format_size(cost.bytes),
-                str(cost.copies),
-                str(cost.losses),
-                str(cost.other_copies),
-                format_size(cost.other_bytes),
-                str(cost.internal),
-                _relative(name),
-            )
-        )
+    header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
+    cells = [header, *(_cost_cells(name, cost) for name, cost in shown)]
     lines = aligned(cells, left=6)
     if len(shown) < len(costs):
         lines.append(f"and {len(costs) - len(shown)} more")
@@ -100,6 +93,20 @@ def plural(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}es"
+
+
+def _cost_cells(name: str, cost: Cost) -> tuple[str, ...]:
+    numbers = (cost.copies, cost.losses, cost.other_copies, cost.internal)
+    copies, losses, others, internal = (str(number or "") for number in numbers)
+    size, other_size = (format_size(size) if size else "" for size in (cost.bytes, cost.other_bytes))
+    return (size, copies, losses, others, other_size, internal, f"{_relative(name)}{_source(name)}")
+
+
+def _source(name: str) -> str:
+    """The line's text, if it still can be read."""
+    file, _, line = name.rpartition(":")
+    text = linecache.getline(file, int(line)).strip() if file and line.isdecimal() else ""
+    return f"  {text}" if text else ""
 
 
 def _rank(event: LayoutEvent) -> tuple[int, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Residual(nn.Module):
@@ -19,21 +19,23 @@ class Residual(nn.Module):
         self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        )
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.layers = nn.Sequential(Residual(8, 8), Residual(8, 16, 2), Residual(16, 16))
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(self.pool(self.stem(x)))
-        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 class ConvNeXtBlock(nn.Module):
@@ -47,7 +49,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.depthwise(x).permute(0, 2, 3, 1)
-        y = self.scale * self.shrink(F.gelu(self.expand(self.norm(y))))
+        y = self.scale * self.shrink(functional.gelu(self.expand(self.norm(y))))
         return x + y.permute(0, 3, 1, 2)
 
 
@@ -74,7 +76,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fine = self.down1(x)
         coarse = self.down2(fine)
-        up = F.interpolate(coarse, scale_factor=2, mode="nearest")
+        up = functional.interpolate(coarse, scale_factor=2, mode="nearest")
         return self.out(self.fuse(torch.cat([fine + self.up(coarse), up], dim=1)))
 
 
@@ -95,7 +97,7 @@ class Attention(nn.Module):
         n, c, h, w = x.shape
         tokens = self.norm(x.flatten(2).transpose(1, 2))
         q, k, v = self.qkv(tokens).reshape(n, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
         features = self.project(mixed).transpose(1, 2).view(n, c, h, w)
         return x + self.after(features)
 

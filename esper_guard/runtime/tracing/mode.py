@@ -25,7 +25,14 @@ from esper_guard.runtime.tracing.comparison import (
 )
 from esper_guard.runtime.tracing.forward import next_number
 from esper_guard.runtime.tracing.kernel_copies import watching
-from esper_guard.runtime.tracing.operators import COMPOSITE_KERNEL, Sort, has_own_kernel, inputs_of, reads_images, sort_of
+from esper_guard.runtime.tracing.operators import (
+    COMPOSITE_KERNEL,
+    Sort,
+    has_own_kernel,
+    inputs_of,
+    reads_images,
+    sort_of,
+)
 from esper_guard.runtime.tracing.provenance import Provenance
 from esper_guard.runtime.tracing.recorder import Recorder, profiler_runs
 from esper_guard.trace.layout_trace import LayoutTrace

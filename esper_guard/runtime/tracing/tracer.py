@@ -160,7 +160,7 @@ class trace_layouts:  # noqa: N801 - used like a function
                 with self:
                     generator.close()
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                 proceed = functools.partial(generator.throw, error)
 
     def _begin(self, entered: _Entered) -> None:

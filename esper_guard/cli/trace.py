@@ -1,0 +1,139 @@
+"""``esper-guard trace``: runs a program under the tracer."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_UNCAUGHT = 1
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "-m", "--module", metavar="MODULE", help="Run a module, as python -m does, instead of a script."
+)
+@click.option(
+    "--level",
+    type=click.Choice(["dispatch", "deep"]),
+    default="dispatch",
+    show_default=True,
+    help="deep also sees the copies inside of kernels.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    default="layout-trace.json",
+    show_default=True,
+    help="Where to write the trace; {rank} and {pid} in it are replaced.",
+)
+@click.option(
+    "--keep-events",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Keep the N newest events one by one, with their times.",
+)
+@click.option("--chrome", metavar="PATH", help="Also write these for Chrome's trace viewer and Perfetto.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def trace(
+    context: click.Context,
+    module: str | None,
+    level: Literal["dispatch", "deep"],
+    output: str,
+    keep_events: int,
+    chrome: str | None,
+    command: tuple[str, ...],
+) -> None:
+    """Run a program and write down its copies between memory formats.
+
+    \b
+    esper-guard trace -- train.py --epochs 1
+    esper-guard trace -m package.train --epochs 1
+
+    The program sees the arguments and the search path that Python would give it, and its exit status becomes ours. The
+    trace is written also if the program fails. Only the main thread is traced, with the backward that belongs to it.
+    For each rank of a distributed run:
+
+    \b
+    torchrun --nproc-per-node 2 --no-python esper-guard trace -o trace-{rank}.json -- train.py
+    """
+    if module is None and not command:
+        raise click.UsageError("name a script, or a module with -m")
+    if chrome is not None and not keep_events:
+        raise click.UsageError("--chrome needs --keep-events, the number of events to write")
+    if module is None and not Path(command[0]).is_file():
+        raise click.BadParameter(f"there is no file '{command[0]}'", param_hint="'SCRIPT'")
+    folder = Path(output).resolve().parent
+    if not folder.is_dir():
+        raise click.BadParameter(f"there is no folder '{folder}'", param_hint="'--output'")
+    try:
+        from esper_guard.runtime.tracing import trace_layouts
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"tracing needs {error.name}: install it with pip install 'esper-guard[torch]'"
+        ) from error
+    from esper_guard.trace.saved import path_of
+    from esper_guard.trace.table import headline
+
+    output = str(Path(output).resolve())  # the program may change the working directory
+    tracer = trace_layouts(level, keep_events=keep_events, save=output)
+    status = 0
+    try:
+        with tracer:
+            _run(module, list(command))
+    except SystemExit as end:
+        status = _status(end)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        _report(error)
+        status = _UNCAUGHT
+    if chrome is not None:
+        tracer.trace.to_chrome(chrome)
+    click.echo(f"{headline(tracer.trace)}: {path_of(tracer.trace, output)}", err=True)
+    context.exit(status)
+
+
+def _run(module: str | None, arguments: list[str]) -> None:
+    import runpy
+
+    if module is None:
+        script = arguments[0]
+        sys.argv = arguments
+        sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+        runpy.run_path(script, run_name="__main__")
+    else:
+        sys.argv = [module, *arguments]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _status(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    click.echo(end.code, err=True)
+    return 1
+
+
+def _report(error: BaseException) -> None:
+    """The traceback from the program on."""
+    shown: TracebackType | None = error.__traceback__
+    while shown is not None and _is_ours(shown.tb_frame.f_code.co_filename):
+        shown = shown.tb_next
+    traceback.print_exception(type(error), error, shown or error.__traceback__)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(("<frozen runpy", os.path.dirname(os.path.dirname(__file__)))) or (
+        os.path.basename(filename) == "runpy.py"
+    )
