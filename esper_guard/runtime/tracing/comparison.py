@@ -28,9 +28,9 @@ def change(source: Tensor, destination: Tensor) -> Change | None:
 
     Strides of dimensions of size 1 are ignored, because no element is reached by them.
     """
-    shape = destination.shape
-    if source.shape != shape or not (has_strides(source) and has_strides(destination)):
+    if not (has_strides(source) and has_strides(destination)) or source.shape != destination.shape:
         return None
+    shape = destination.shape
     if same_strides(shape, source.stride(), destination.stride()) or not destination.numel():
         return None
     before, after = layout_of(source), layout_of(destination)

@@ -37,9 +37,10 @@ def unwatch(notice: Notice) -> None:
             _original = None
 
 
-def is_loaded() -> bool:
-    """Whether Inductor has been imported, so that something may have been compiled."""
-    return _graph() is not None
+def has_compiled() -> bool:
+    """Whether anything was compiled in this process."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
 
 
 def _install() -> bool:

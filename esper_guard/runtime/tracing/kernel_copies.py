@@ -103,3 +103,8 @@ def _copy(
     for watcher in tuple(_watchers.get(threading.get_ident(), {}).values()):
         watcher(destination, source)
     return result
+
+
+def is_installed() -> bool:
+    """Whether calls of ``aten::copy_`` take the way through Python."""
+    return _interposition is not None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import checkpoint
 
 from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, name_of
 from esper_guard.runtime.tracing.asked import AskedCopies
@@ -14,7 +15,7 @@ from esper_guard.runtime.tracing.forward import NOWHERE, Forward, Place, running
 from esper_guard.trace.event import Phase
 
 _ENGINE = "_engine_run_backward"
-_CHECKPOINT = torch.utils.checkpoint.__file__
+_CHECKPOINT = checkpoint.__file__
 
 running_backward = torch._C._current_graph_task_id
 """The number of the backward that runs on this thread, or -1."""

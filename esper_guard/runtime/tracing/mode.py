@@ -28,10 +28,11 @@ from esper_guard.runtime.tracing.kernel_copies import watching
 from esper_guard.runtime.tracing.operators import (
     COMPOSITE_KERNEL,
     Sort,
+    features_of,
     has_own_kernel,
-    inputs_of,
     reads_images,
     sort_of,
+    tensors_in,
 )
 from esper_guard.runtime.tracing.provenance import Provenance
 from esper_guard.runtime.tracing.recorder import Recorder, profiler_runs
@@ -79,6 +80,19 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
+
+    def enter_compiled(self) -> None:
+        """A compiled region runs, in which no operator may come here. Autograd has just made its node."""
+        if threading.get_ident() != self._thread:
+            return
+        locator, frame = self._recorder.locator, sys._getframe(1)
+        number = next_number()
+        if number != self._number:
+            self._number = number
+            locator.remember(number - 1, frame)
+        place = locator.locate(frame).place
+        where = f"{place.function} ({place.file}:{place.line})" if place.file else "a function"
+        self._trace.note_unseen(f"what torch.compile made of {where}")
 
     def compute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run an operator that makes a tensor, and see whether that lost the format."""
@@ -165,25 +179,24 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func._op_dk(COMPOSITE_KERNEL, *args, **kwargs)
 
     def _expect_slices(self, args: Arguments) -> None:
-        if torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0]._is_view():
-            if any(isinstance(value, Tensor) and value.requires_grad for value in args):
-                self._written = self._number
+        into_view = torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0]._is_view()
+        if into_view and any(isinstance(value, Tensor) and value.requires_grad for value in args):
+            self._written = self._number
 
     def _compare(self, func: Any, args: Arguments, kwargs: Keywords, first: Tensor) -> None:
+        keeps = not is_nchw(first)
+        read = args if keeps else features_of(func, args)
         images = reads_images(func)
         inputs = [
             tensor
-            for tensor in inputs_of(func, args, kwargs)
+            for tensor in tensors_in(read, kwargs)
             if (tensor.dim() in RANKS or (images and tensor.dim() == 3)) and is_channels_last(tensor)
         ]
-        if not inputs:
-            return
         chosen = [tensor for tensor in inputs if self._provenance.chosen(tensor)]
-        if not is_nchw(first):
-            if not chosen:
+        if keeps:
+            if inputs and not chosen:
                 self._provenance.note(first, chosen=False)
-            return
-        if chosen and first.numel() and kwargs.get("memory_format") is not torch.contiguous_format:
+        elif chosen and first.numel() and kwargs.get("memory_format") is not torch.contiguous_format:
             source = chosen[0]
             before = layout_of(source if source.dim() in RANKS else source.unsqueeze(0))
             self._recorder.lost(func, Change(before, layout_of(first), True), source, first)

@@ -90,11 +90,14 @@ def reads_images(operator: Any) -> bool:
     return operator in (aten.stack.default,)
 
 
-def inputs_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors whose memory format the result might have had."""
+def features_of(operator: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments whose memory format the result should have."""
     features = _FEATURES.get(operator)
-    if features is not None:
-        args = tuple(args[at] for at in features)
+    return args if features is None else tuple(args[at] for at in features)
+
+
+def tensors_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """All of them, those in lists included."""
     found: list[Tensor] = []
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):

@@ -6,7 +6,6 @@ import functools
 import inspect
 import multiprocessing.util
 import os
-import sys
 import threading
 import types
 import weakref
@@ -19,7 +18,6 @@ import torch
 
 from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.tracing import compiled, kernel_copies
-from esper_guard.runtime.tracing.locate import Locator
 from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
 from esper_guard.trace.event import Level
 from esper_guard.trace.layout_trace import LayoutTrace
@@ -35,8 +33,8 @@ class _Entered(threading.local):
     def __init__(self) -> None:
         self.depth = 0
         self.mode: TracingMode | None = None
-        self.notice: Callable[[], None] | None = None
-        self.compiled_before = 0
+        self.watched = False
+        """Whether compiled code could be noticed from the beginning."""
 
 
 class trace_layouts:  # noqa: N801 - used like a function
@@ -169,18 +167,7 @@ class trace_layouts:  # noqa: N801 - used like a function
             kernel_copies.install()
         entered.mode = mode = (DeepTracingMode if deep else TracingMode)(self.trace)
         self.trace.rank = _rank() if self.trace.rank is None else self.trace.rank
-        thread = threading.get_ident()
-
-        def notice() -> None:
-            if threading.get_ident() == thread:
-                place = Locator().locate(sys._getframe(1)).place
-                self.trace.note_unseen(
-                    f"what torch.compile made of {place.function} ({place.file}:{place.line})"
-                )
-
-        entered.notice = notice
-        if not compiled.watch(notice):
-            entered.compiled_before = -1
+        entered.watched = compiled.watch(mode.enter_compiled)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(
@@ -191,12 +178,11 @@ class trace_layouts:  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         assert entered.mode is not None
-        assert entered.notice is not None
         entered.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        compiled.unwatch(entered.notice)
-        if entered.compiled_before and compiled.is_loaded():
-            self.trace.note_unseen("what ran in the regions that torch.compile made for the first time here")
-        entered.mode, entered.notice, entered.compiled_before = None, None, 0
+        compiled.unwatch(entered.mode.enter_compiled)
+        if not entered.watched and compiled.has_compiled():
+            self.trace.note_unseen("what torch.compile made here: it was used for the first time")
+        entered.mode = None
         if self.trace.level == "deep":
             kernel_copies.uninstall()
 
