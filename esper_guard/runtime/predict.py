@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from esper_guard.runtime.callsite import is_the_users
@@ -42,7 +42,7 @@ def predict_layouts(
     writes, which fake tensors know for most kernels.
 
     Args:
-        model: on any device; of a compiled model the code that was compiled.
+        model: on any device (one on ``meta`` is predicted for the CPU); of a compiled model the code as written.
         inputs_or_shapes: for each argument a tensor, of which only metadata are read; a tuple of sizes, such as
             ``(N, C, H, W)``, for one of the model's dtype on its device; or any other value, which is passed on. Nested
             tensors in lists and dicts are found.
@@ -112,7 +112,7 @@ def _fake_state(
 
 
 def _fake(tensor: Tensor, mode: FakeTensorMode, move_to: torch.memory_format | None) -> Tensor:
-    if not has_strides(tensor) or type(tensor) not in (Tensor, nn.Parameter):
+    if not has_strides(tensor) or type(tensor) not in (Tensor, nn.Parameter, FakeTensor):
         return cast(Tensor, mode.from_tensor(tensor))
     strides = tensor.stride()
     if move_to is not None:
@@ -122,9 +122,14 @@ def _fake(tensor: Tensor, mode: FakeTensorMode, move_to: torch.memory_format | N
             tensor.shape,
             strides,
             dtype=tensor.dtype,
-            device=tensor.device,
+            device=_device(tensor.device),
             requires_grad=tensor.requires_grad,
         )
+
+
+def _device(device: torch.device) -> torch.device:
+    """Kernels for meta tensors give them other strides than a real device's do."""
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _fake_input(
@@ -132,20 +137,14 @@ def _fake_input(
 ) -> Any:
     if isinstance(value, tuple) and value and all(type(size) is int for size in value):
         like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
-        value = torch.empty(value, dtype=like.dtype, device="meta")
-        return _moved(value, mode, move_to, like.device)
-    return pytree.tree_map_only(Tensor, lambda tensor: _moved(tensor, mode, move_to, tensor.device), value)
+        with mode:
+            value = torch.empty(value, dtype=like.dtype, device=_device(like.device))
+    return pytree.tree_map_only(Tensor, lambda tensor: _moved(tensor, mode, move_to), value)
 
 
-def _moved(
-    tensor: Tensor, mode: FakeTensorMode, move_to: torch.memory_format | None, device: torch.device
-) -> Tensor:
+def _moved(tensor: Tensor, mode: FakeTensorMode, move_to: torch.memory_format | None) -> Tensor:
     fits = move_to in (torch.contiguous_format, CHANNELS_LAST_FORMATS.get(tensor.dim()))
-    fake = _fake(tensor, mode, move_to if fits else None)
-    if fake.device == device:
-        return fake
-    with mode:
-        return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=device)
+    return _fake(tensor, mode, move_to if fits else None)
 
 
 def _backward(result: Any) -> None:

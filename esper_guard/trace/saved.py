@@ -100,7 +100,7 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of the file (docs/trace.schema.json)."""
-    return msgspec.json.schema(SavedTrace)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(SavedTrace)}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
