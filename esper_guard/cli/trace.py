@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import sys
 import traceback
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -105,17 +108,28 @@ def trace(
 
 
 def _run(module: str | None, arguments: list[str]) -> None:
-    import runpy
-
     if module is None:
-        script = arguments[0]
-        sys.argv = arguments
-        sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
-        runpy.run_path(script, run_name="__main__")
+        _run_script(arguments)
     else:
+        import runpy
+
         sys.argv = [module, *arguments]
         sys.path.insert(0, os.getcwd())
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _run_script(arguments: list[str]) -> None:
+    """As Python does it: absolute in tracebacks, in ``sys.argv`` as it was given, which runpy would change."""
+    path = os.path.abspath(arguments[0])
+    main = types.ModuleType("__main__")
+    main.__file__ = path
+    main.__dict__["__builtins__"] = builtins
+    sys.argv = arguments
+    sys.path.insert(0, os.path.dirname(path))
+    sys.modules["__main__"] = main
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec")
+    exec(code, main.__dict__)  # noqa: S102 - the program that the user asks us to run
 
 
 def _status(end: SystemExit) -> int:
