@@ -25,49 +25,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import timeit
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler talks; it is read when torch is imported
 
 import torch
+from paired import Case, Ratio, interleave, ratio, table
 from torch import Tensor, nn
 from torch.profiler import profile, record_function
 
 import esper_guard
 from esper_guard.runtime.hazards import protection
-from esper_guard.runtime.hazards.interpose import Interposition
+from esper_guard.runtime.tracing import kernel_copies
 
 MIB = 2**20
 SHAPES = ((32, 64, 56, 56), (8, 256, 28, 28), (128, 512, 7, 7))
 QUICK_SHAPES = ((8, 32, 14, 14),)
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 ALLOCATED = ("forward", "backward", "peak")
-SAMPLE_SECONDS = 0.02
-
-
-class Ratio(NamedTuple):
-    """A median with its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-
-@dataclass
-class Case:
-    timer: timeit.Timer
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass
@@ -78,33 +60,6 @@ class Memory:
     peak: int
     copies: int
     copied: int
-
-
-def interleave(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
-    """Seconds for each case and round."""
-    order, shuffle = list(cases), random.Random(0).shuffle
-    times: dict[str, list[float]] = {name: [] for name in order}
-    numbers = dict.fromkeys(order, 1)
-    for name, case in cases.items():
-        with case.within():
-            case.timer.timeit(1)
-            while (taken := case.timer.timeit(numbers[name])) < SAMPLE_SECONDS:
-                numbers[name] = max(numbers[name] + 1, int(SAMPLE_SECONDS / max(taken, 1e-9) * numbers[name]))
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            with cases[name].within():
-                times[name].append(cases[name].timer.timeit(numbers[name]) / numbers[name])
-    return times
-
-
-def ratio(ours: list[float], theirs: list[float], deviations: float = 1.96) -> Ratio:
-    """The interval is 95 % by default; 3.29 standard deviations make it 99.9 %."""
-    values = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    rank = max(
-        0, int((len(values) - deviations * len(values) ** 0.5) / 2)
-    )  # the binomial interval of a median
-    return Ratio(statistics.median(values), values[rank], values[-1 - rank])
 
 
 def make_seed(kind: str, channels: int, memory_format: torch.memory_format) -> nn.Module:
@@ -160,18 +115,16 @@ def layout_copies() -> Iterator[list[int]]:
     """The bytes of each copy between tensors of different strides, made meanwhile."""
     sizes: list[int] = []
 
-    def count(native: Callable[..., Any], target: Tensor, source: Tensor | float, *others: Any) -> Any:
-        if not isinstance(source, Tensor):  # Python sees a tensor made of a number as the number
-            return native(target, torch.tensor(source), *others)
+    def count(target: Tensor, source: Tensor) -> None:
         if target.shape == source.shape and target.stride() != source.stride():
             sizes.append(target.numel() * target.element_size())
-        return native(target, source, *others)
 
-    interposition = Interposition("copy_.default", count)
+    kernel_copies.install()
     try:
-        yield sizes
+        with kernel_copies.watching(count, count):
+            yield sizes
     finally:
-        interposition.remove()
+        kernel_copies.uninstall()
 
 
 def memory_of(step: Step) -> Memory:
@@ -237,12 +190,6 @@ def measure_steps(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     }
                 )
     return cells
-
-
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    print(f"\n### {title}\n")
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(row) + " |", flush=True)
 
 
 def in_mib(sizes: list[int], sign: str = "") -> str:

@@ -54,7 +54,7 @@ class Forward:
     def __init__(self) -> None:
         self._places: dict[int, tuple[int, CodeType | None, int, str | None]] = {}  # by number modulo LIMIT
         self._users: dict[str, bool] = {}
-        self._paths: dict[int, tuple[weakref.ref[nn.Module], str | None]] = {}
+        self._paths: dict[int, tuple[weakref.ref[nn.Module], str | None]] = {}  # of modules that are alive
 
     def remember(self, number: int, frame: FrameType | None) -> None:
         """The call from this frame made the node with this number."""
@@ -74,12 +74,12 @@ class Forward:
     def walk(self, frame: FrameType | None) -> tuple[FrameType | None, str | None]:
         """The innermost frame of the user's code, and the path of the running module. No engine may lie between."""
         users, module, innermost = self._users, None, frame
-        while frame is not None:
+        while frame is not None:  # written for speed: it runs for each operator that autograd records
             code = frame.f_code
-            filename = code.co_filename
-            if filename not in users:
-                users[filename] = is_the_users(filename)
-            if users[filename]:
+            is_users = users.get(code.co_filename)
+            if is_users is None:
+                is_users = users[code.co_filename] = is_the_users(code.co_filename)
+            if is_users:
                 break
             if module is None and code.co_name == MODULE_CALL:
                 module = frame.f_locals["self"]
@@ -91,9 +91,7 @@ class Forward:
             outer = outer.f_back
         if module is None:
             return frame, None
-        known = self._paths.get(id(module))
-        if known is None or known[0]() is not module:
-            known = self._learn(module, innermost)
+        known = self._paths.get(id(module)) or self._learn(module, innermost)
         return frame, known[1]
 
     def place(self, frame: FrameType | None) -> Place:
@@ -104,7 +102,8 @@ class Forward:
     def _learn(self, module: nn.Module, frame: FrameType | None) -> tuple[weakref.ref[nn.Module], str | None]:
         running = running_module(frame)  # another one, if torch.compile made this one around the user's
         path = None if running is None else path_of(running, frame)
-        known = self._paths[id(module)] = (weakref.ref(module), path)
+        key, paths = id(module), self._paths
+        known = paths[key] = (weakref.ref(module, lambda gone: paths.pop(key, None)), path)
         return known
 
 

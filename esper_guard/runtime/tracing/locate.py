@@ -40,16 +40,9 @@ class Locator:
         self._asked = AskedCopies()
         self._parameters: dict[int, tuple[Tensor, str]] = {}
 
-    def remember(self, number: int, frame: FrameType | None) -> None:
-        """The call from this frame made the node with this number."""
-        if running_backward() == -1:
-            self.forward.remember(number, frame)
-        else:  # in a recomputation, or because the backward is itself differentiated
-            self.forward.put(number, self.locate(frame).place)
-
-    def remember_slices(self, number: int) -> None:
-        """Autograd makes this node, for a write into a view, right after the write's own."""
-        self.forward.put(number, self.forward.find(number - 1))
+    def remember_in_backward(self, number: int, frame: FrameType | None) -> None:
+        """A node was made in a recomputation, or because the backward is itself differentiated."""
+        self.forward.put(number, self.locate(frame).place)
 
     def locate(self, frame: FrameType | None) -> Origin:
         """The origin of the call that this frame makes."""

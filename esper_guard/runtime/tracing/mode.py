@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns
+from types import CodeType, FrameType
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -25,6 +26,7 @@ from esper_guard.runtime.tracing.comparison import (
 )
 from esper_guard.runtime.tracing.forward import next_number
 from esper_guard.runtime.tracing.kernel_copies import watching
+from esper_guard.runtime.tracing.locate import running_backward
 from esper_guard.runtime.tracing.operators import (
     COMPOSITE_KERNEL,
     Sort,
@@ -53,10 +55,17 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
         self._recorder = Recorder(trace)
+        self._locator = self._recorder.locator
+        self._forward = self._locator.forward
         self._provenance = Provenance()
         self._thread = threading.get_ident()
         self._number = next_number()
         self._written = -1  # the next number when autograd was about to make a node for a write into a view
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch's own way to keep Dynamo out imports it, and costs 2 us for each operator: see `_keep_dynamo_out`."""
+        return not hasattr(torch._C._dynamo.eval_frame, "set_code_exec_strategy")
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -70,27 +79,32 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented  # then the subclass runs, and what it does to plain tensors comes here
         number = next_number()
         if number != self._number and threading.get_ident() == self._thread:
-            if self._written == self._number:
-                self._recorder.locator.remember_slices(self._written)
-            if number - 1 != self._written:
-                self._recorder.locator.remember(number - 1, sys._getframe(1))
-            self._number = number
+            self._remember_node(number, sys._getframe(1))
         known = _handlers.get(id(func)) or _find_handler(func)
         handler = known[1]
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
 
+    def _remember_node(self, number: int, frame: FrameType) -> None:
+        before, self._number = self._number, number
+        if running_backward() != -1:
+            self._locator.remember_in_backward(number - 1, frame)
+        elif self._written != before:
+            self._forward.remember(number - 1, frame)
+        else:  # the first new node belongs to the write, which was the operator before
+            self._forward.put(before, self._forward.find(before - 1))
+            if number - 1 != before:
+                self._forward.remember(number - 1, frame)
+
     def enter_compiled(self) -> None:
         """A compiled region runs, in which no operator may come here. Autograd has just made its node."""
         if threading.get_ident() != self._thread:
             return
-        locator, frame = self._recorder.locator, sys._getframe(1)
-        number = next_number()
+        frame, number = sys._getframe(1), next_number()
         if number != self._number:
-            self._number = number
-            locator.remember(number - 1, frame)
-        place = locator.locate(frame).place
+            self._remember_node(number, frame)
+        place = self._locator.locate(frame).place
         where = f"{place.function} ({place.file}:{place.line})" if place.file else "a function"
         self._trace.note_unseen(f"what torch.compile made of {where}")
 
@@ -219,6 +233,17 @@ class DeepTracingMode(TracingMode):  # type: ignore[no-untyped-call]
         with watching(self, copied):
             return super().__torch_dispatch__(func, types, args, kwargs)
 
+
+def _keep_dynamo_out(code: CodeType) -> None:
+    """Let Dynamo compile neither a function nor what it calls."""
+    dynamo: Any = torch._C._dynamo.eval_frame
+    if hasattr(dynamo, "set_code_exec_strategy"):
+        skip = dynamo._FrameAction.SKIP
+        dynamo.set_code_exec_strategy(code, dynamo._FrameExecStrategy(skip, skip))
+
+
+for _mode in (TracingMode, DeepTracingMode):
+    _keep_dynamo_out(_mode.__torch_dispatch__.__code__)
 
 _COPYING: Final = frozenset({Sort.COPY, Sort.COPY_INTO, Sort.COPY_LISTS_INTO})
 _HANDLER_OF: Final[dict[Sort, Handler | None]] = {
