@@ -282,6 +282,11 @@ STEPS: list[Callable[[Tensor], Tensor]] = [
     lambda x: Cube.apply(x),
     lambda x: torch.einsum("nchw,cd->ndhw", x, torch.ones(4, 4)),
     lambda x: functional.interpolate(x, scale_factor=2.0)[:, :, ::2, ::2],
+    lambda x: functional.silu(x * 1, inplace=True).contiguous(),
+    lambda x: (x.contiguous() * 1).mul_(x),
+    lambda x: (x * 1).sigmoid_().softmax(1),
+    lambda x: torch.zeros_like(x, memory_format=torch.contiguous_format).index_add(1, torch.arange(4), x),
+    lambda x: torch.func.functional_call(torch.nn.Conv2d(4, 4, 1), {"weight": torch.ones(4, 4, 1, 1)}, (x,)),
 ]
 # fmt: on
 
@@ -291,7 +296,7 @@ def test_backward_lines_agree_with_anomaly_mode() -> None:
     """Against the tracebacks that anomaly mode keeps in each node, in random networks."""
     choose = random.Random(0)
     checked = 0
-    for _ in range(60):
+    for _ in range(150):
         steps = choose.choices(STEPS, k=5)
         with compared_with_anomaly_mode() as pairs:
             y = features()

@@ -62,6 +62,13 @@ class Forward:
         if found is not None:
             self._places[number % LIMIT] = (number, found.f_code, found.f_lasti, module)
 
+    def repeat(self, number: int, first: int) -> None:
+        """The nodes from ``first`` on were made in the same place as the one with this number."""
+        entry = self._places.get(number % LIMIT)
+        if entry is not None and entry[0] == number:
+            for other in range(first, number):
+                self._places[other % LIMIT] = (other, *entry[1:])
+
     def put(self, number: int, place: Place) -> None:
         """The place of the node with this number."""
         self._places[number % LIMIT] = (number, *place)

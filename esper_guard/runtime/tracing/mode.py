@@ -45,6 +45,8 @@ Keywords: TypeAlias = dict[str, Any]
 Handler: TypeAlias = "Callable[[TracingMode, Any, Arguments, Keywords], Any]"
 
 _PLAIN_TENSORS: Final = frozenset({Tensor, torch.nn.Parameter, FakeTensor})
+_MOST_NODES: Final = 8
+"""That one operator makes."""
 _CHANNELS_LAST: Final = frozenset(CHANNELS_LAST_FORMATS.values())
 
 
@@ -88,14 +90,19 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _remember_node(self, number: int, frame: FrameType) -> None:
         before, self._number = self._number, number
+        if self._written == before:  # the first new node belongs to the write, which was the operator before
+            self._forward.put(before, self._forward.find(before - 1))
+            before += 1
+        if before == number:
+            return
         if running_backward() != -1:
             self._locator.remember_in_backward(number - 1, frame)
-        elif self._written != before:
+        else:
             self._forward.remember(number - 1, frame)
-        else:  # the first new node belongs to the write, which was the operator before
-            self._forward.put(before, self._forward.find(before - 1))
-            if number - 1 != before:
-                self._forward.remember(number - 1, frame)
+        if (
+            number - before > 1
+        ):  # an operator in place makes two: its own, and that of a copy of what it overwrites
+            self._forward.repeat(number - 1, max(before, number - _MOST_NODES))
 
     def enter_compiled(self) -> None:
         """A compiled region runs, in which no operator may come here. Autograd has just made its node."""
