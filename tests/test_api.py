@@ -20,6 +20,11 @@ HOMES = {
         "blend_gate",
     ],
     "esper_guard.runtime.seed_slot": ["SeedSlot", "SeedStage"],
+    "esper_guard.runtime.tracing": ["trace_layouts"],
+    "esper_guard.runtime.predict": ["predict_layouts"],
+    "esper_guard.runtime.equivalence": ["assert_layout_equivalent"],
+    "esper_guard.runtime.ddp": ["check_ddp"],
+    "esper_guard.trace": ["LayoutTrace", "LayoutEvent", "load_trace", "merge"],
     "esper_guard.runtime.hazards": ["hazard_guard", "harden", "unharden", "HazardError"],
 }
 

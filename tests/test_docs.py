@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from esper_guard import HAZARDS
 from esper_guard.lint.flow import analyse
@@ -84,8 +85,18 @@ def where(hazard: Hazard) -> str:
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runtime.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/runtime.md", "docs/tracing.md"])
 def test_the_runtime_examples_run(page: str) -> None:
     blocks = re.findall(r"```python\n(import torch.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(blocks) == 1
     exec(compile(blocks[0], page, "exec"), {})  # noqa: S102
+
+
+def test_the_tracing_page_shows_real_output(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "tracing.md").read_text()
+    code = re.search(r"```python\n(import torch.*?)```", page, re.DOTALL)
+    shown = re.search(r"```text\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    assert shown is not None
+    exec(compile(code[1], "model.py", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out == shown[1].replace("2.13.0+cpu", str(torch.__version__))
