@@ -11,6 +11,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from esper_guard import LayoutTrace, harden, predict_layouts, trace_layouts
+from esper_guard.runtime.hazards import protection
 from tests.runtime.models import MODELS
 
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -43,6 +44,12 @@ COPIES = {
     ("attention", "NHWC", True): [("hidden", "aten.clone.default", "backward", "Attention", False)],
 }
 # fmt: on
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_protected() -> Iterator[None]:
+    yield
+    protection.end_all()
 
 
 def prepare(name: str, memory_format: str, train: bool) -> tuple[nn.Module, torch.Tensor]:
