@@ -20,9 +20,7 @@ _UNCAUGHT = 1
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option(
-    "-m", "--module", metavar="MODULE", help="Run a module, as python -m does, instead of a script."
-)
+@click.option("-m", "--module", is_flag=True, help="What follows is a module, to run as python -m does.")
 @click.option(
     "--level",
     type=click.Choice(["dispatch", "deep"]),
@@ -50,7 +48,7 @@ _UNCAUGHT = 1
 @click.pass_context
 def trace(
     context: click.Context,
-    module: str | None,
+    module: bool,
     level: Literal["dispatch", "deep"],
     output: str,
     keep_events: int,
@@ -70,15 +68,16 @@ def trace(
     \b
     torchrun --nproc-per-node 2 --no-python esper-guard trace -o trace-{rank}.json -- train.py
     """
-    if module is None and not command:
+    if not command:
         raise click.UsageError("name a script, or a module with -m")
     if chrome is not None and not keep_events:
         raise click.UsageError("--chrome needs --keep-events, the number of events to write")
-    if module is None and not Path(command[0]).is_file():
+    if not module and not Path(command[0]).is_file():
         raise click.BadParameter(f"there is no file '{command[0]}'", param_hint="'SCRIPT'")
-    folder = Path(output).resolve().parent
-    if not folder.is_dir():
-        raise click.BadParameter(f"there is no folder '{folder}'", param_hint="'--output'")
+    target = Path(output).resolve()
+    if target.is_dir() or not target.parent.is_dir():
+        wrong = f"'{output}' is a folder" if target.is_dir() else f"there is no folder '{target.parent}'"
+        raise click.BadParameter(wrong, param_hint="'--output'")
     try:
         from esper_guard.runtime.tracing import trace_layouts
     except ModuleNotFoundError as error:
@@ -107,15 +106,15 @@ def trace(
     context.exit(status)
 
 
-def _run(module: str | None, arguments: list[str]) -> None:
-    if module is None:
-        _run_script(arguments)
-    else:
+def _run(module: bool, arguments: list[str]) -> None:
+    if module:
         import runpy
 
-        sys.argv = [module, *arguments]
+        sys.argv = arguments
         sys.path.insert(0, os.getcwd())
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    else:
+        _run_script(arguments)
 
 
 def _run_script(arguments: list[str]) -> None:
@@ -125,7 +124,7 @@ def _run_script(arguments: list[str]) -> None:
     main.__file__ = path
     main.__dict__["__builtins__"] = builtins
     sys.argv = arguments
-    sys.path.insert(0, os.path.dirname(path))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     sys.modules["__main__"] = main
     with io.open_code(path) as file:
         code = compile(file.read(), path, "exec")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -49,6 +51,7 @@ class _Run:
     """In the order in which the modules finished."""
     input_gradients: list[Tensor | None] = field(default_factory=list)
     parameter_gradients: dict[str, Tensor | None] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
 
 def assert_layout_equivalent(
@@ -65,12 +68,13 @@ def assert_layout_equivalent(
 
     Four copies of the model run, forward and backward from gradients of ones: NCHW and channels_last, eager and
     compiled. Compared are the outputs, the gradients of inputs and parameters, and of eager runs what every module
-    returns and the gradient that comes back to it. They run in float64, or in the model's own dtype if it can't. The
+    returns and the gradient that comes back to it; buffers, too. They run in float64, or in the model's own dtype if it can't. The
     model, its buffers and its gradients stay as they are. A native crash that this package knows of
     (`hazard_guard`) raises instead; wrong numbers are shown.
 
     Args:
-        model: on any device. Dropout modules are switched off in the copies.
+        model: on any device. Dropout modules are switched off in the copies; what else is random (``F.dropout`` in
+            training mode) must not depend on the memory format.
         inputs: a tensor, a tuple or list of arguments, or a dict of keyword arguments; 4-D tensors (N, C, H, W) and 5-D
             tensors (N, C, D, H, W) are converted to the format of the run.
         rtol: relative tolerance; both default to those of `torch.testing.assert_close` for the dtype.
@@ -121,8 +125,7 @@ def _reference(model: nn.Module, inputs: Any, train: bool) -> tuple[_Run, bool]:
 def _run(
     model: nn.Module, inputs: Any, variant: _Variant, train: bool, double: bool, modules: bool = True
 ) -> _Run:
-    with torch.random.fork_rng(), hazard_guard(["group-norm-null-write"]), torch.enable_grad():
-        torch.manual_seed(0)
+    with _seeded(), hazard_guard(["group-norm-null-write"]), torch.enable_grad():
         copied = _prepared(model, variant, train, double)
         arguments, keywords, leaves = _arguments(inputs, variant, double)
         run = _Run(variant)
@@ -141,12 +144,32 @@ def _run(
         for handle in handles:
             handle.remove()
         run.input_gradients = [leaf.grad for leaf in leaves]
+        run.buffers = {name: buffer.clone() for name, buffer in copied.named_buffers()}
         run.parameter_gradients = {name: parameter.grad for name, parameter in copied.named_parameters()}
     return run
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers in each run, and the caller's own afterwards."""
+    state = random.getstate()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
 def _prepared(model: nn.Module, variant: _Variant, train: bool, double: bool) -> nn.Module:
-    copied = copy.deepcopy(getattr(model, "_orig_mod", model)).train(train)
+    try:
+        copied = copy.deepcopy(getattr(model, "_orig_mod", model))
+    except Exception as error:
+        raise TypeError(
+            f"assert_layout_equivalent() can't copy this {type(model).__qualname__}: {error}"
+        ) from error
+    copied.train(train)
     copied.zero_grad(set_to_none=True)
     for module in copied.modules():
         module._compiled_call_impl = None
@@ -236,6 +259,8 @@ def _compare(expected: _Run, actual: _Run, tolerances: tuple[float | None, float
     _close_parameters(list(expected.parameter_gradients), expected, actual, tolerances, between)
     what = f"{between}: the gradient of the inputs differs"
     _close(expected.input_gradients, actual.input_gradients, tolerances, what)
+    for name, buffer in expected.buffers.items():
+        _close([buffer], [actual.buffers[name]], tolerances, f"{between}: buffer '{name}' differs")
 
 
 def _close_parameters(
@@ -342,8 +367,7 @@ def _calls(
         name = path or type(model).__name__
         handles += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(finish(name))]
     arguments, keywords, _ = _arguments(inputs, variant, double)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+    with _seeded(), torch.no_grad():
         copied(*arguments, **keywords)
     for handle in handles:
         handle.remove()

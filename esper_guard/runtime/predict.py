@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -14,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from esper_guard.runtime.callsite import is_the_users
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides
-from esper_guard.runtime.tracing import trace_layouts
+from esper_guard.runtime.tracing.mode import TracingMode
 from esper_guard.trace.layout_trace import LayoutTrace
 
 _UNPREDICTABLE: tuple[type[Exception], ...] = (
@@ -61,18 +63,34 @@ def predict_layouts(
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"predict_layouts() takes a module, not {type(model).__qualname__}")
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = _fake_copy(model, mode, move_to).train(train)
+    mode = _mode_of(model)
+    fake = _fake_copy(model, mode, move_to)
+    fake.train(train)
     inputs = [_fake_input(value, model, mode, move_to) for value in inputs_or_shapes]
-    tracer = trace_layouts(keep_events=keep_events)
+    trace = LayoutTrace("dispatch", keep_events, torch_version=str(torch.__version__))
     try:
-        with mode, tracer, torch.set_grad_enabled(train):
+        with _eagerly(), mode, TracingMode(trace, fakes=True), torch.set_grad_enabled(train):
             result = fake(*inputs)
             if train:
                 _backward(result)
     except _UNPREDICTABLE as error:
         raise RuntimeError(_unpredictable(error)) from error
-    return tracer.trace
+    return trace
+
+
+def _mode_of(model: nn.Module) -> FakeTensorMode:
+    """The model's own, if it is fake already, because several don't mix."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if isinstance(tensor, FakeTensor):
+            return tensor.fake_mode
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Compiled code would read memory that fake tensors don't have. Before Dynamo is imported there is none."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return cast("AbstractContextManager[Any]", torch._dynamo.config.patch(disable=True))
 
 
 def _fake_copy(model: nn.Module, mode: FakeTensorMode, move_to: torch.memory_format | None) -> nn.Module:

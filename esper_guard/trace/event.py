@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 Kind: TypeAlias = Literal["explicit", "hidden", "loss", "internal"]
 Phase: TypeAlias = Literal["forward", "backward", "recompute"]
 Level: TypeAlias = Literal["dispatch", "deep"]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -40,7 +40,7 @@ class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     changes_format: bool = True
     """Whether channels_last became NCHW or the other way round. False: only strides changed, such as those of a
     transposed matrix or of a slice made contiguous."""
-    count: Count = 1
+    count: Annotated[int, Meta(ge=1, le=2**63 - 1)] = 1
     shapes_vary: bool = False
     file: str | None = None
     """The user's source: the innermost line outside of torch, the standard library and this package. In the backward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import Counter, deque
@@ -49,6 +50,9 @@ class Cost(NamedTuple):
         return (self.bytes, self.copies, self.losses, self.other_bytes, self.internal_bytes)
 
 
+_generations = itertools.count()
+
+
 class LayoutTrace:
     """The copies and format losses of a run. `trace_layouts` fills it; it may be read at any time.
 
@@ -78,7 +82,9 @@ class LayoutTrace:
 
     def clear(self) -> None:
         """Forget what was collected."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant, because the garbage collector may run code that is traced
+        self.generation = next(_generations)
+        """Another one after each `clear`."""
         self.calls: Counter[str] = Counter()
         """How often operators that copy were called, whether or not that changed anything about strides."""
         self.kernel_copies: int | None = 0 if self.level == "deep" else None
@@ -92,13 +98,13 @@ class LayoutTrace:
     def events(self) -> tuple[LayoutEvent, ...]:
         """All, in the order in which each occurred for the first time."""
         with self._lock:
-            return tuple(tally.event() for tally in self._tallies.values())
+            return tuple(tally.event() for tally in list(self._tallies.values()))
 
     @property
     def raw_events(self) -> tuple[LayoutEvent, ...]:
         """The ``keep_events`` newest occurrences one by one, each with its time and thread."""
         with self._lock:
-            return tuple(self._raw)
+            return tuple(self._raw.copy())
 
     @property
     def copies(self) -> tuple[LayoutEvent, ...]:
@@ -208,6 +214,12 @@ class LayoutTrace:
         from esper_guard.trace.table import render_trace
 
         return render_trace(self)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.RLock(), generation=next(_generations))
 
     def __repr__(self) -> str:
         copies, losses = (sum(event.count for event in events) for events in (self.copies, self.losses))

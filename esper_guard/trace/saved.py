@@ -77,7 +77,7 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
     content = Path(path).read_bytes()
     try:
         head = msgspec.json.decode(content, type=_Head)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: no layout trace: {error}; write one with trace.save()") from error
     if head.version > VERSION:
         raise ValueError(
@@ -85,7 +85,7 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
         )
     try:
         saved = msgspec.json.decode(content, type=SavedTrace)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: a damaged layout trace: {error}; record it again") from error
     trace = LayoutTrace(saved.level, saved.keep_events, torch_version=saved.torch, rank=saved.rank)
     trace.calls = Counter(saved.calls)

@@ -29,7 +29,8 @@ def parse_size(size: int | str) -> int:
         raise ValueError(
             f"'{size}' is no size: write a number of bytes, or one with kB, MB, GB, KiB, MiB or GiB"
         )
-    return int(float(found[1]) * unit)
+    whole, _, fraction = found[1].partition(".")
+    return int(whole) * unit + int(fraction or 0) * unit // int(10 ** len(fraction))
 
 
 def format_size(size: int) -> str:

@@ -73,6 +73,8 @@ def is_channels_last(tensor: Tensor) -> bool:
 
     A 3-D one, if it would be with a batch of one: an image (C, H, W).
     """
+    if not has_strides(tensor):
+        return False
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(0)
     return tensor.dim() in RANKS and memory_format(layout_of(tensor)) == "channels_last"

@@ -7,10 +7,11 @@ its own. In the backward the running node knows its number.
 
 from __future__ import annotations
 
+import re
 import weakref
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -48,35 +49,48 @@ next_number = _autograd._get_sequence_nr
 running_node = torch._C._current_autograd_node
 
 
+_Entry: TypeAlias = tuple[int, Any, "CodeType | None", int, "str | None"]
+"""Number, operator if it is known, and place."""
+_NODE = re.compile(r"backwards?\d*$")
+
+
 class Forward:
     """The places of the newest `LIMIT` nodes that one thread made."""
 
     def __init__(self) -> None:
-        self._places: dict[int, tuple[int, CodeType | None, int, str | None]] = {}  # by number modulo LIMIT
+        self._places: dict[int, _Entry] = {}  # by number modulo LIMIT
         self._users: dict[str, bool] = {}
         self._paths: dict[int, tuple[weakref.ref[nn.Module], str | None]] = {}  # of modules that are alive
 
-    def remember(self, number: int, frame: FrameType | None) -> None:
+    def remember(self, number: int, operator: Any, frame: FrameType | None) -> None:
         """The call from this frame made the node with this number."""
         found, module = self.walk(frame)
         if found is not None:
-            self._places[number % LIMIT] = (number, found.f_code, found.f_lasti, module)
+            self._places[number % LIMIT] = (number, operator, found.f_code, found.f_lasti, module)
 
     def repeat(self, number: int, first: int) -> None:
         """The nodes from ``first`` on were made in the same place as the one with this number."""
         entry = self._places.get(number % LIMIT)
         if entry is not None and entry[0] == number:
             for other in range(first, number):
-                self._places[other % LIMIT] = (other, *entry[1:])
+                self._places[other % LIMIT] = (other, None, *entry[2:])
 
     def put(self, number: int, place: Place) -> None:
         """The place of the node with this number."""
-        self._places[number % LIMIT] = (number, *place)
+        self._places[number % LIMIT] = (number, None, *place)
 
-    def find(self, number: int) -> Place:
-        """The place of the node with this number; `NOWHERE` if it was not seen."""
+    def find(self, number: int, node: str | None = None) -> Place:
+        """The place of the node with this number; `NOWHERE` if it was not seen.
+
+        Threads number their nodes independently. So the ``node`` has to be named after the operator, if it is given.
+        """
         entry = self._places.get(number % LIMIT)
-        return Place(*entry[1:]) if entry is not None and entry[0] == number else NOWHERE
+        if entry is None or entry[0] != number:
+            return NOWHERE
+        _, operator, code, instruction, module = entry
+        if node is not None and operator is not None and not _is_of(node, operator):
+            return NOWHERE
+        return Place(code, instruction, module)
 
     def walk(self, frame: FrameType | None) -> tuple[FrameType | None, str | None]:
         """The innermost frame of the user's code, and the path of the running module. No engine may lie between."""
@@ -112,6 +126,17 @@ class Forward:
         key, paths = id(module), self._paths
         known = paths[key] = (weakref.ref(module, lambda gone: paths.pop(key, None)), path)
         return known
+
+
+@cache
+def _is_of(node: str, operator: Any) -> bool:
+    """Whether a node of the backward has the name of an operator: MulBackward0 of aten.mul_.Tensor."""
+    namespace, _, base = operator._schema.name.partition("::")
+    if (
+        namespace != "aten"
+    ):  # an operator of somebody's own, or prim::device, which fake tensors ask for in between
+        return True
+    return _NODE.sub("", node.rpartition("::")[2].lower()) == str(base).replace("_", "").lower()
 
 
 @cache

@@ -94,11 +94,17 @@ def _sees_copies() -> bool:
     return len(seen) == 1
 
 
+def _dtype_of(number: complex) -> torch.dtype:
+    if type(number) is int and number >= 2**63:
+        return torch.uint64
+    return _WRAPPED[type(number)]
+
+
 def _copy(
     native: Callable[..., Tensor], destination: Tensor, source: Tensor | complex, *args: Any, **kwargs: Any
 ) -> Tensor:
     if not isinstance(source, Tensor):  # Python sees a tensor made of a number as the number
-        source = torch.tensor(source, dtype=_WRAPPED[type(source)])
+        source = torch.tensor(source, dtype=_dtype_of(source))
     result = native(destination, source, *args, **kwargs)
     for watcher in tuple(_watchers.get(threading.get_ident(), {}).values()):
         watcher(destination, source)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import checkpoint
+from torch.utils.weak import WeakIdKeyDictionary
 
-from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, name_of
+from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, name_of, path_of, running_module
 from esper_guard.runtime.tracing.asked import AskedCopies
 from esper_guard.runtime.tracing.forward import NOWHERE, Forward, Place, running_node
 from esper_guard.trace.event import Phase
@@ -38,7 +39,7 @@ class Locator:
     def __init__(self) -> None:
         self.forward = Forward()
         self._asked = AskedCopies()
-        self._parameters: dict[int, tuple[Tensor, str]] = {}
+        self._parameters: Any = WeakIdKeyDictionary()
 
     def remember_in_backward(self, number: int, frame: FrameType | None) -> None:
         """A node was made in a recomputation, or because the backward is itself differentiated."""
@@ -48,7 +49,9 @@ class Locator:
         """The origin of the call that this frame makes."""
         if running_backward() != -1:
             return self._in_backward(frame)
-        found, module = self.forward.walk(frame)
+        found, _ = self.forward.walk(frame)
+        running = running_module(frame)
+        module = None if running is None else path_of(running, frame)
         if found is None:
             return Origin(Place(None, -1, module), "forward")
         return Origin(Place(found.f_code, found.f_lasti, module), "forward", self._asked.asked(found))
@@ -68,15 +71,18 @@ class Locator:
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor):
             return Origin(NOWHERE, "backward", parameter=self._name(variable))
-        place = NOWHERE if node is None else self.forward.find(node._sequence_nr())
-        return Origin(place, "backward")
+        if node is None:
+            return Origin(NOWHERE, "backward")
+        name = None if isinstance(node, torch._C._FunctionBase) else node.name()
+        return Origin(self.forward.find(node._sequence_nr(), name), "backward")
 
     def _name(self, variable: Tensor) -> str:
-        known = self._parameters.get(id(variable))
-        if known is None or known[0] is not variable:
-            name = name_of(variable) or f"of shape {tuple(variable.shape)}"
-            known = self._parameters[id(variable)] = (variable, name)
-        return known[1]
+        if not isinstance(variable, nn.Parameter):
+            return "(a leaf tensor)"
+        name: str | None = self._parameters.get(variable)
+        if name is None:
+            name = self._parameters[variable] = name_of(variable) or "(of no module that ran)"
+        return name
 
 
 def _until_engine(frame: FrameType | None) -> tuple[FrameType | None, Phase, bool]:
@@ -90,6 +96,4 @@ def _until_engine(frame: FrameType | None) -> tuple[FrameType | None, Phase, boo
             phase = "recompute"
         in_module = in_module or code.co_name == MODULE_CALL
         frame = frame.f_back
-    if frame is None:  # a thread of the engine, or a release whose engine is called otherwise
-        pass
     return found, phase, in_module  # type: ignore[return-value]

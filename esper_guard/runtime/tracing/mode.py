@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns
 from types import CodeType, FrameType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
@@ -40,22 +43,65 @@ from esper_guard.runtime.tracing.provenance import Provenance
 from esper_guard.runtime.tracing.recorder import Recorder, profiler_runs
 from esper_guard.trace.layout_trace import LayoutTrace
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Arguments: TypeAlias = tuple[Any, ...]
 Keywords: TypeAlias = dict[str, Any]
 Handler: TypeAlias = "Callable[[TracingMode, Any, Arguments, Keywords], Any]"
 
-_PLAIN_TENSORS: Final = frozenset({Tensor, torch.nn.Parameter, FakeTensor})
+_PLAIN_TENSORS: Final = frozenset({Tensor, torch.nn.Parameter})
+_WITHOUT_DATA: Final = frozenset({FakeTensor, FunctionalTensor})
 _MOST_NODES: Final = 8
 """That one operator makes."""
 _CHANNELS_LAST: Final = frozenset(CHANNELS_LAST_FORMATS.values())
 
 
+class _Flags:
+    """Which kinds of mode torch believes to be entered.
+
+    torch keeps that for the whole process and restores it on exit, so that threads that leave in another order than
+    they entered would leave it wrong: some releases compile nothing from then on.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._entered = 0
+        self._before: dict[str, object] = {}
+
+    def enter(self) -> None:
+        """A mode is about to be entered."""
+        if not self._entered:
+            names = [name for name in vars(_python_dispatch) if name.startswith("_is_in_")]
+            self._before = {name: getattr(_python_dispatch, name) for name in names}
+        self._entered += 1
+
+    def leave(self) -> None:
+        """One was left."""
+        self._entered -= 1
+        if not self._entered:
+            vars(_python_dispatch).update(self._before)
+
+
+_flags = _Flags()
+
+
+def _renew_lock() -> None:
+    _flags.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what one thread does, and the backward of it on any thread."""
 
-    def __init__(self, trace: LayoutTrace) -> None:
+    def __init__(self, trace: LayoutTrace, *, fakes: bool = False) -> None:
+        """``fakes``: whether fake tensors are what is traced; else they are somebody's way to learn of shapes."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
+        self._fakes = fakes
         self._recorder = Recorder(trace)
         self._locator = self._recorder.locator
         self._forward = self._locator.forward
@@ -77,20 +123,39 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None
     ) -> Any:
-        if types and not _PLAIN_TENSORS.issuperset(types) and any(map(_takes_over, types)):
-            return NotImplemented  # then the subclass runs, and what it does to plain tensors comes here
+        if types and not _PLAIN_TENSORS.issuperset(types):
+            if any(map(_takes_over, types)):
+                return NotImplemented  # then the subclass runs, and what it does to plain tensors comes here
+            if not (self._fakes or _WITHOUT_DATA.isdisjoint(types)):
+                return func(*args, **(kwargs or {}))
         number = next_number()
         if number != self._number and threading.get_ident() == self._thread:
-            self._remember_node(number, sys._getframe(1))
+            self._remember_node(number, func, sys._getframe(1))
         known = _handlers.get(id(func)) or _find_handler(func)
         handler = known[1]
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
 
-    def _remember_node(self, number: int, frame: FrameType) -> None:
+    def resume(self) -> None:
+        """Go on after a while in which other code may have made nodes."""
+        self._number = next_number()
+
+    def __enter__(self) -> Self:
+        with _flags.lock:
+            _flags.enter()
+            super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with _flags.lock:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
+            _flags.leave()
+
+    def _remember_node(self, number: int, func: Any, frame: FrameType) -> None:
         before, self._number = self._number, number
-        if self._written == before:  # the first new node belongs to the write, which was the operator before
+        written = self._written == before
+        if written:  # the first new node belongs to the write, which was the operator before
             self._forward.put(before, self._forward.find(before - 1))
             before += 1
         if before == number:
@@ -98,10 +163,9 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if running_backward() != -1:
             self._locator.remember_in_backward(number - 1, frame)
         else:
-            self._forward.remember(number - 1, frame)
-        if (
-            number - before > 1
-        ):  # an operator in place makes two: its own, and that of a copy of what it overwrites
+            self._forward.remember(number - 1, func, frame)
+        if number - before > 1 and not written:
+            # an operator in place makes two: its own, and that of a copy of what it overwrites
             self._forward.repeat(number - 1, max(before, number - _MOST_NODES))
 
     def enter_compiled(self) -> None:
@@ -110,7 +174,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         frame, number = sys._getframe(1), next_number()
         if number != self._number:
-            self._remember_node(number, frame)
+            self._remember_node(number, None, frame)
         place = self._locator.locate(frame).place
         where = f"{place.function} ({place.file}:{place.line})" if place.file else "a function"
         self._trace.note_unseen(f"what torch.compile made of {where}")
@@ -121,8 +185,10 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         first = result[0] if type(result) is tuple else result
         if not isinstance(first, Tensor):
             return result
+        if self._provenance.known:
+            self._provenance.flow(args, first)
         rank = first.dim()
-        if (rank == 4 or rank == 5) and first.layout is torch.strided:
+        if (rank == 4 or rank == 5) and has_strides(first):
             if first.is_contiguous():
                 if _any_not_contiguous(args) or (kwargs and _any_not_contiguous(tuple(kwargs.values()))):
                     self._compare(func, args, kwargs, first)
@@ -134,7 +200,8 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run a view, and remember which tensors became channels_last by it."""
         result = func(*args, **kwargs)
         before = args[0]
-        if 3 <= result.dim() <= 5 and not (before.is_contiguous() and result.is_contiguous()):
+        strided = 3 <= result.dim() <= 5 and has_strides(result) and has_strides(before)
+        if strided and not (before.is_contiguous() and result.is_contiguous()):
             was, now = is_channels_last(before), is_channels_last(result)
             if was != now:
                 self._provenance.note(before, chosen=was)
@@ -146,7 +213,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = args[0]
         requested = kwargs.get("memory_format")
         started = perf_counter_ns()
-        if profiler_runs() and has_strides(source):
+        if profiler_runs() and has_strides(source) and not source.is_quantized:
             with self._recorder.labelled(change(source, result_of_copy(source, requested))):
                 result = func(*args, **kwargs)
         else:
@@ -193,14 +260,17 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def decompose(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run what an operator consists of, under this mode, unless the device has a kernel for the whole."""
-        device = next((value.device.type for value in args if isinstance(value, Tensor)), "cpu")
-        if has_own_kernel(func.name(), device):
+        tensors = tensors_in(args, kwargs)
+        if not all(map(has_strides, tensors)):
+            return func(*args, **kwargs)
+        if has_own_kernel(func.name(), tensors[0].device.type if tensors else "cpu"):
             return self.compute(func, args, kwargs)
         with self:
             return func._op_dk(COMPOSITE_KERNEL, *args, **kwargs)
 
     def _expect_slices(self, args: Arguments) -> None:
-        into_view = torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0]._is_view()
+        target = args[0] if args else None
+        into_view = torch.is_grad_enabled() and isinstance(target, Tensor) and target._is_view()
         if into_view and any(isinstance(value, Tensor) and value.requires_grad for value in args):
             self._written = self._number
 
@@ -277,13 +347,13 @@ def _find_handler(func: Any) -> tuple[Any, Handler | None]:
 def _takes_over(kind: type) -> bool:
     """Whether a tensor subclass handles operators itself."""
     ours = kind.__torch_dispatch__  # type: ignore[attr-defined]
-    return kind not in _PLAIN_TENSORS and ours is not torch._C._disabled_torch_dispatch_impl
+    return kind not in _PLAIN_TENSORS | _WITHOUT_DATA and ours is not torch._C._disabled_torch_dispatch_impl
 
 
 def _any_not_contiguous(values: Arguments) -> bool:
     for value in values:
         if isinstance(value, Tensor):
-            if value.dim() > 2 and value.layout is torch.strided and not value.is_contiguous():
+            if value.dim() > 2 and has_strides(value) and not value.is_contiguous():
                 return True
         elif isinstance(value, list) and _any_not_contiguous(tuple(value)):
             return True

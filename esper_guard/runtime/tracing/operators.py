@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from functools import cache
 from typing import Any, Final
 
@@ -48,6 +49,10 @@ _SORTS: Final = {
     aten.empty_strided.default: Sort.OTHER,
 }
 
+_SENSITIVE: Final = re.compile(
+    # their composites compute something else, in the last digits, while a dispatch mode is active
+    "aten::(linalg_|fft_|norm|frobenius_norm|nuclear_norm|matrix_rank|pinverse|svd|det|logdet|slogdet|cond)"
+)
 _FEATURES: Final = {
     # a weight's format decides that of the result, but a result in NCHW for NCHW features loses nothing
     aten.convolution.default: (0,),
@@ -67,13 +72,12 @@ def sort_of(operator: Any) -> Sort:
         return Sort.OTHER  # a higher-order operator, or metadata of a fake tensor, such as prim::device
     # not operator.has_kernel_for_dispatch_key: it counts decompositions in Python, which eager code never runs
     if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"):
-        return Sort.COMPOSITE
-    if schema.is_mutable:
-        return Sort.WRITE
+        return Sort.OTHER if _SENSITIVE.match(schema.name) else Sort.COMPOSITE
     returns = schema.returns
-    if not returns or any(one.alias_info is not None for one in returns):
-        return Sort.OTHER
-    return Sort.COMPUTE if str(returns[0].type) in ("Tensor", "Optional[Tensor]") else Sort.OTHER
+    first = returns[0] if returns else None
+    if first is not None and first.alias_info is None and str(first.type) in ("Tensor", "Optional[Tensor]"):
+        return Sort.COMPUTE
+    return Sort.WRITE if schema.is_mutable else Sort.OTHER
 
 
 @cache

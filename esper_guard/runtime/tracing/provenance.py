@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from torch import Tensor
 from torch.multiprocessing import reductions
+
+from esper_guard.runtime.formats import has_strides
+from esper_guard.runtime.tracing.comparison import is_channels_last
 
 _WeakReference: Final[Any] = reductions.StorageWeakRef
 _SWEEP: Final = 512
@@ -32,6 +36,15 @@ class Provenance:
             if len(self.known) >= _SWEEP and len(self.known) % _SWEEP == 0:
                 self.known = {key: entry for key, entry in self.known.items() if not entry[0].expired()}
             self.known[storage._cdata] = (_WeakReference(storage), chosen)
+
+    def flow(self, read: Iterable[Any], result: Tensor) -> None:
+        """What is computed from a permuted view of a chosen tensor is chosen, whenever it is permuted back."""
+        for value in read:
+            if isinstance(value, Tensor) and has_strides(value):
+                entry = self.known.get(value.untyped_storage()._cdata)
+                if entry is not None and entry[1] and has_strides(result) and not is_channels_last(result):
+                    self.note(result, chosen=True)
+                    return
 
     def chosen(self, tensor: Tensor) -> bool:
         """Whether a channels_last tensor is so by choice; True for one that was never seen before."""

@@ -32,6 +32,7 @@ class Recorder:
         self.trace = trace
         self.locator = Locator()
         self._tallies: dict[tuple[object, ...], tuple[Place, Tally]] = {}
+        self._generation = trace.generation
 
     def copied(self, operator: Any, changed: Change, source: Tensor, result: Tensor, started: int) -> None:
         """A copy that the user's line, or an operator on it, made."""
@@ -77,6 +78,9 @@ class Recorder:
         place = origin.place
         where = (id(place.code), place.instruction, place.module, origin.phase, origin.parameter)
         key = (str(operator), kind, changed, where, result.dtype, result.device)
+        if self._generation != self.trace.generation:  # it was cleared
+            self._generation = self.trace.generation
+            self._tallies.clear()
         known = self._tallies.get(key)
         if known is None:
             tally = self.trace.tally(_prototype(str(operator), kind, origin, changed, result))
@@ -104,7 +108,7 @@ def _prototype(operator: str, kind: Kind, origin: Origin, changed: Change, resul
         phase=origin.phase,
         bytes=0,
         changes_format=changed.changes_format,
-        file=place.file,
+        file=None if place.file is None else place.file.encode("utf-8", "backslashreplace").decode(),
         line=place.line,
         function=place.function,
         module=place.module,

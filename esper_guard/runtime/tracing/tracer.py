@@ -49,8 +49,8 @@ class trace_layouts:  # noqa: N801 - used like a function
     the trace. It can be nested (each trace sees what it encloses), entered again while it is entered (everything counts
     once), entered again later, and entered in several threads at once: one object has one trace, ``.trace``.
 
-    It sees what the thread that entered it does, and the backward of that on any thread; other threads enter it
-    themselves. In a forked process (a DataLoader's worker) it starts empty. Only shapes and strides are read:
+    It sees what the thread that entered it does, with the backward that this thread starts, whatever threads autograd
+    runs it on; other threads enter it themselves. In a forked process (a DataLoader's worker) it starts empty. Only shapes and strides are read:
     there is no synchronisation with a GPU, and nothing is kept alive.
 
     The dispatch level sees ``clone``, ``_to_copy`` and ``copy_`` (and so ``contiguous``, ``to``, ``reshape`` and all else
@@ -88,7 +88,7 @@ class trace_layouts:  # noqa: N801 - used like a function
         if isinstance(keep_events, bool) or not isinstance(keep_events, int) or keep_events < 0:
             raise ValueError(f"keep_events is a number of events, not {keep_events!r}")
         self.trace = LayoutTrace(level, keep_events, torch_version=str(torch.__version__), rank=_rank())
-        self._save = save
+        self._save = None if save is None else os.path.abspath(save)
         self._thread = threading.get_ident()
         self._entered = _Entered()
         if hasattr(os, "register_at_fork"):
@@ -106,6 +106,8 @@ class trace_layouts:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         entered = self._entered
+        if not entered.depth:
+            raise RuntimeError("trace_layouts was left more often than it was entered")
         entered.depth -= 1
         if not entered.depth:
             try:
@@ -135,7 +137,11 @@ class trace_layouts:  # noqa: N801 - used like a function
 
             return traced
         if inspect.isgeneratorfunction(function):
-            return lambda *args, **kwargs: self._step(function(*args, **kwargs))
+
+            def generated(*args: Any, **kwargs: Any) -> Any:
+                return (yield from self._step(function(*args, **kwargs)))
+
+            return generated
 
         def called(*args: Any, **kwargs: Any) -> Any:
             with self:
@@ -165,10 +171,13 @@ class trace_layouts:  # noqa: N801 - used like a function
         deep = self.trace.level == "deep"
         if deep:
             kernel_copies.install()
-        entered.mode = mode = (DeepTracingMode if deep else TracingMode)(self.trace)
+        if entered.mode is None:
+            entered.mode = (DeepTracingMode if deep else TracingMode)(self.trace)
+        mode = entered.mode  # the same one again, so that it knows the forward of a backward to come
+        mode.resume()
         self.trace.rank = _rank() if self.trace.rank is None else self.trace.rank
         entered.watched = compiled.watch(mode.enter_compiled)
-        mode.__enter__()  # type: ignore[no-untyped-call]
+        mode.__enter__()
 
     def _end(
         self,
@@ -178,11 +187,10 @@ class trace_layouts:  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         assert entered.mode is not None
-        entered.mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        entered.mode.__exit__(kind, error, trace)
         compiled.unwatch(entered.mode.enter_compiled)
         if not entered.watched and compiled.has_compiled():
             self.trace.note_unseen("what torch.compile made here: it was used for the first time")
-        entered.mode = None
         if self.trace.level == "deep":
             kernel_copies.uninstall()
 
