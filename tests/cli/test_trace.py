@@ -62,10 +62,18 @@ def test_a_script_in_another_folder_imports_its_neighbours(run: Run, project: Pa
     assert len(load_trace(other / "t.json").copies) == 2
 
 
-def test_a_module(run: Run, project: Path) -> None:
-    done = run("trace", "--level", "deep", "-o", "t.json", "-m", "package.train", "--flag", cwd=project)
+def test_a_linked_script_finds_its_neighbours(run: Run, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "train").symlink_to(project / "train.py")
+    done = run("trace", "-o", "t.json", "bin/train", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "'--flag'] __main__" in done.stdout
+
+
+def test_a_module(run: Run, project: Path) -> None:
+    arguments = ("--output", "out.txt", "--level", "3", "--help")
+    done = run("trace", "--level", "deep", "-o", "t.json", "-m", "package.train", *arguments, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert f"{', '.join(map(repr, arguments))}] __main__" in done.stdout
     trace = load_trace(project / "t.json")
     assert trace.level == "deep"
     assert trace.kernel_copies is not None
@@ -116,6 +124,7 @@ def test_the_rank_in_the_name(project: Path) -> None:
         (("none.py",), "there is no file 'none.py'"),
         (("--chrome", "c.json", "train.py"), "--keep-events"),
         (("-o", "none/t.json", "train.py"), "there is no folder"),
+        (("-o", ".", "train.py"), "is a folder"),
         (("--level", "deepest", "train.py"), "deepest"),
     ],
 )

@@ -268,6 +268,12 @@ class TestFiles:
             ({"calls": {"a": -1}}, "damaged"),
             ({"calls": {"a": 1e400}}, "damaged|no layout trace"),
             ({"surprise": 1}, "damaged"),
+            ({"keep_events": 2**70}, "damaged"),
+            ({"events": [{"kind": "hidden", "count": 0}]}, "damaged"),
+            (
+                b'{"format": "esper-guard layout trace", "version": 1, "x": ' + b"[" * 100_000,
+                "no layout trace",
+            ),
             ({"unseen": "abc"}, "damaged"),
         ],
     )
