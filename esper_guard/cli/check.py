@@ -215,8 +215,8 @@ class Check:
         )
 
     def _fix(self, reports: Sequence[Report]) -> int:
+        from esper_guard.atomic import write_atomically
         from esper_guard.lint import files
-        from esper_guard.lint.fix import write_atomically
 
         left: list[Report] = []
         fixed: list[Finding] = []

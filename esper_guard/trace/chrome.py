@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from esper_guard.atomic import write_atomically
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
-from esper_guard.trace.saved import write_atomically
 
 
 def save_chrome(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:

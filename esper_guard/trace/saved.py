@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from esper_guard.atomic import write_atomically
 from esper_guard.trace.event import Count, LayoutEvent, Level
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.tally import prototype_of
@@ -101,22 +101,3 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
 def schema() -> dict[str, Any]:
     """The JSON schema of the file (docs/trace.schema.json)."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(SavedTrace)}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole file or none of it."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

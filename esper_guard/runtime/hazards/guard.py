@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from esper_guard.runtime.decorating import check_decorated
 from esper_guard.runtime.hazards import protection
 from esper_guard.runtime.hazards.hazard import Consequence
 from esper_guard.runtime.hazards.registry import select
@@ -70,14 +71,7 @@ class hazard_guard:  # noqa: N801 - used like a function
         protection.end_guard(self._hazards)
 
     def __call__(self, function: Function) -> Function:
-        if isinstance(function, staticmethod | classmethod):
-            kind = type(function).__name__
-            raise TypeError(f"hazard_guard() can't decorate a {kind}: write it below @{kind}")
-        if inspect.isasyncgenfunction(function) or not inspect.isroutine(function):
-            kind = "an asynchronous generator" if inspect.isroutine(function) else type(function).__qualname__
-            raise TypeError(
-                f"hazard_guard() can't decorate {kind}: write `with hazard_guard():` inside of it"
-            )
+        check_decorated(function, "hazard_guard", "with hazard_guard():")
         if inspect.iscoroutinefunction(function):
 
             async def guarded(*args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast, get_args
 import torch
 
 from esper_guard.nearest import did_you_mean
+from esper_guard.runtime.decorating import check_decorated
 from esper_guard.runtime.tracing import compiled, kernel_copies
 from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
 from esper_guard.trace.event import Level
@@ -117,14 +118,7 @@ class trace_layouts:  # noqa: N801 - used like a function
                     self.trace.save(self._save)
 
     def __call__(self, function: Function) -> Function:
-        if isinstance(function, staticmethod | classmethod):
-            kind = type(function).__name__
-            raise TypeError(f"trace_layouts() can't decorate a {kind}: write it below @{kind}")
-        if inspect.isasyncgenfunction(function) or not inspect.isroutine(function):
-            kind = "an asynchronous generator" if inspect.isroutine(function) else type(function).__qualname__
-            raise TypeError(
-                f"trace_layouts() can't decorate {kind}: write `with trace_layouts() as trace:` inside of it"
-            )
+        check_decorated(function, "trace_layouts", "with trace_layouts() as trace:")
         wrapped = functools.wraps(function)(self._traced(function))
         wrapped.layout_trace = self.trace  # type: ignore[attr-defined]
         return cast(Function, wrapped)
