@@ -442,15 +442,23 @@ class TestMemory:
         from esper_guard.runtime.tracing import forward
 
         monkeypatch.setattr(forward, "LIMIT", 16)
-        x = image().requires_grad_()
-        with trace_layouts() as trace:
-            for _ in range(20):
-                y = x.contiguous() * 2
-                for _ in range(20):
+
+        def lines(nodes: int) -> set[str]:
+            x = image().requires_grad_()
+            with trace_layouts() as trace:
+                y = nn.functional.layer_norm(x, [5])
+                for _ in range(nodes):
                     y = y + 1
-            y.backward(torch.ones_like(y))
-        remembered = x.grad is not None and trace.events
-        assert remembered
+                y.sum().backward()
+            return {
+                event.location.removeprefix(f"{__file__}:")
+                for event in trace.losses
+                if event.phase == "backward"
+            }
+
+        line = str(lines.__code__.co_firstlineno + 3)
+        assert lines(10) == {line}
+        assert lines(20) == {"(unknown)"}
 
     def test_nothing_is_kept_alive(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
