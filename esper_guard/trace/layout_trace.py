@@ -89,8 +89,7 @@ class LayoutTrace:
         """How often operators that copy were called, whether or not that changed anything about strides."""
         self.kernel_copies: int | None = 0 if self.level == "deep" else None
         """Deep level: all calls of ``aten::copy_``, those inside of kernels included, as torch.profiler counts them."""
-        self.unseen: dict[str, None] = {}
-        """What the tracer knows that it could not see, a sentence each, such as a region of torch.compile."""
+        self._unseen: dict[str, None] = {}
         self._tallies: dict[LayoutEvent, Tally] = {}
         self._raw: deque[LayoutEvent] = deque(maxlen=self.keep_events)
 
@@ -105,6 +104,11 @@ class LayoutTrace:
         """The ``keep_events`` newest occurrences one by one, each with its time and thread."""
         with self._lock:
             return tuple(self._raw.copy())
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What the tracer knows that it could not see, a phrase each, such as a region of torch.compile."""
+        return tuple(self._unseen)
 
     @property
     def copies(self) -> tuple[LayoutEvent, ...]:
@@ -252,7 +256,7 @@ class LayoutTrace:
 
     def note_unseen(self, sentence: str) -> None:
         """Something that happened where the tracer can't look."""
-        self.unseen[sentence] = None
+        self._unseen[sentence] = None
 
     def _where(self, wanted: Callable[[LayoutEvent], bool]) -> tuple[LayoutEvent, ...]:
         return tuple(event for event in self.events if wanted(event))
@@ -296,7 +300,7 @@ def merge(traces: Iterable[LayoutTrace]) -> LayoutTrace:
         for event in trace.raw_events:
             merged.keep(event)
         merged.calls.update(trace.calls)
-        merged.unseen.update(trace.unseen)
+        merged._unseen.update(trace._unseen)
         if trace.kernel_copies is not None:
             merged.kernel_copies = (merged.kernel_copies or 0) + trace.kernel_copies
     return merged

@@ -90,7 +90,8 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
     trace = LayoutTrace(saved.level, saved.keep_events, torch_version=saved.torch, rank=saved.rank)
     trace.calls = Counter(saved.calls)
     trace.kernel_copies = saved.kernel_copies
-    trace.unseen = dict.fromkeys(saved.unseen)
+    for sentence in saved.unseen:
+        trace.note_unseen(sentence)
     for event in saved.events:
         trace.tally(prototype_of(event)).include(event)
     for event in saved.raw_events:

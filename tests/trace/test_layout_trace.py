@@ -236,7 +236,7 @@ class TestFiles:
         first.note_unseen("a")
         second.note_unseen("b")
         merged = merge([first, second])
-        assert (merged.rank, merged.events[0].count, list(merged.unseen)) == (None, 2, ["a", "b"])
+        assert (merged.rank, merged.events[0].count, merged.unseen) == (None, 2, ("a", "b"))
 
     def test_merging_what_can_not_be(self) -> None:
         with pytest.raises(ValueError, match="at least one"):
