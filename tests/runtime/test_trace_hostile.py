@@ -99,7 +99,10 @@ class TestOddTensors:
             target = torch.zeros(2, dtype=torch.uint64 if number > 0 else torch.int64)
             return torch.ops.aten.copy_.default(target, number)
 
-        expected = fill()
+        try:
+            expected = fill()
+        except (RuntimeError, ValueError):
+            pytest.skip("this torch release refuses it")
         with trace_layouts("deep"):
             assert torch.equal(fill(), expected)
 
