@@ -16,10 +16,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     import tempfile  # not at the top: few runs write, and it costs a fifth of the linter's start-up time
 
     path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(21, "this is a folder, not a file", path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(2, "there is no such folder", folder)
     before = os.stat(path) if os.path.lexists(path) else None
     if before is not None and not os.access(path, os.W_OK):
         raise PermissionError(13, "the file is read-only", path)
-    descriptor, temporary = tempfile.mkstemp(prefix=".esper-guard-", dir=os.path.dirname(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=".esper-guard-", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _UNCAUGHT = 1
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("-m", "--module", is_flag=True, help="What follows is a module, to run as python -m does.")
 @click.option(
     "--level",
@@ -44,7 +45,7 @@ _UNCAUGHT = 1
     help="Keep the N newest events one by one, with their times.",
 )
 @click.option("--chrome", metavar="PATH", help="Also write these for Chrome's trace viewer and Perfetto.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT|MODULE [ARGUMENTS]...")
 @click.pass_context
 def trace(
     context: click.Context,
@@ -74,10 +75,8 @@ def trace(
         raise click.UsageError("--chrome needs --keep-events, the number of events to write")
     if not module and not Path(command[0]).is_file():
         raise click.BadParameter(f"there is no file '{command[0]}'", param_hint="'SCRIPT'")
-    target = Path(output).resolve()
-    if target.is_dir() or not target.parent.is_dir():
-        wrong = f"'{output}' is a folder" if target.is_dir() else f"there is no folder '{target.parent}'"
-        raise click.BadParameter(wrong, param_hint="'--output'")
+    output = _writable(output, "'--output'")  # absolute, because the program may change its working directory
+    chrome = None if chrome is None else _writable(chrome, "'--chrome'")
     try:
         from esper_guard.runtime.tracing import trace_layouts
     except ModuleNotFoundError as error:
@@ -87,37 +86,51 @@ def trace(
     from esper_guard.trace.saved import path_of
     from esper_guard.trace.table import headline
 
-    output = str(Path(output).resolve())  # the program may change the working directory
     tracer = trace_layouts(level, keep_events=keep_events, save=output)
     status = 0
     try:
+        program = _module(list(command)) if module else _script(list(command))
+    except SyntaxError as error:
+        _report(error)
+        context.exit(_UNCAUGHT)
+    try:
         with tracer:
-            _run(module, list(command))
+            program()
     except SystemExit as end:
         status = _status(end)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except Exception as error:  # noqa: BLE001 - as Python itself reports it
         _report(error)
         status = _UNCAUGHT
-    if chrome is not None:
-        tracer.trace.to_chrome(chrome)
-    click.echo(f"{headline(tracer.trace)}: {path_of(tracer.trace, output)}", err=True)
+    finally:
+        if chrome is not None:
+            tracer.trace.to_chrome(path_of(tracer.trace, chrome))
+        click.echo(f"{headline(tracer.trace)}: {path_of(tracer.trace, output)}", err=True)
     context.exit(status)
 
 
-def _run(module: bool, arguments: list[str]) -> None:
-    if module:
-        import runpy
+def _writable(path: str, option: str) -> str:
+    target = os.path.abspath(path)
+    folder = os.path.dirname(target)
+    if os.path.isdir(target):
+        raise click.BadParameter(f"'{path}' is a folder", param_hint=option)
+    if "{" not in folder and not os.path.isdir(folder):
+        raise click.BadParameter(f"there is no folder '{folder}'", param_hint=option)
+    return target
 
-        sys.argv = arguments
-        sys.path.insert(0, os.getcwd())
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-    else:
-        _run_script(arguments)
+
+def _module(arguments: list[str]) -> Callable[[], object]:
+    import importlib.util
+    import runpy
+
+    sys.argv = arguments
+    sys.path.insert(0, os.getcwd())
+    name = arguments[0]
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        raise click.ClickException(f"there is no module '{name}'")
+    return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def _run_script(arguments: list[str]) -> None:
+def _script(arguments: list[str]) -> Callable[[], object]:
     """As Python does it: absolute in tracebacks, in ``sys.argv`` as it was given, which runpy would change."""
     path = os.path.abspath(arguments[0])
     main = types.ModuleType("__main__")
@@ -128,7 +141,7 @@ def _run_script(arguments: list[str]) -> None:
     sys.modules["__main__"] = main
     with io.open_code(path) as file:
         code = compile(file.read(), path, "exec")
-    exec(code, main.__dict__)  # noqa: S102 - the program that the user asks us to run
+    return lambda: exec(code, main.__dict__)  # noqa: S102 - the program that the user asks us to run
 
 
 def _status(end: SystemExit) -> int:

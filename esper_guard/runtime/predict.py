@@ -46,8 +46,9 @@ def predict_layouts(
     Args:
         model: on any device (one on ``meta`` is predicted for the CPU); of a compiled model the code as written.
         inputs_or_shapes: for each argument a tensor, of which only metadata are read; a tuple of sizes, such as
-            ``(N, C, H, W)``, for one of the model's dtype on its device; or any other value, which is passed on. Nested
-            tensors in lists and dicts are found.
+            ``(N, C, H, W)``, for a tensor of the model's dtype on its device (for another dtype give a tensor, such as
+            ``torch.empty(2, 3, dtype=torch.long)``); or any other value, which is passed on. Nested tensors in lists
+            and dicts are found.
         train: in training mode, with the backward from gradients like the outputs (``torch.ones_like``). Otherwise in
             evaluation mode, without gradients.
         move_to: predict for ``model.to(memory_format=move_to)`` and inputs converted in the same way: all of rank 4
@@ -63,6 +64,8 @@ def predict_layouts(
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"predict_layouts() takes a module, not {type(model).__qualname__}")
+    if move_to is not None and not isinstance(move_to, torch.memory_format):
+        raise TypeError(f"move_to is a torch.memory_format, such as torch.channels_last, not {move_to!r}")
     mode = _mode_of(model)
     fake = _fake_copy(model, mode, move_to)
     fake.train(train)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.sizes import format_size, parse_size
-from esper_guard.trace.table import costliest, describe
+from esper_guard.trace.table import costliest, describe, plural
 
 _SHOWN = 5
 
 
 def check_budget(
     events: Sequence[LayoutEvent],
-    unseen: Iterable[str],
+    unseen: Sequence[str],
     copies: int | None,
     size: int | str | None,
     losses: int | None,
@@ -44,16 +45,18 @@ def check_budget(
     broken: list[str] = []
     blamed: list[LayoutEvent] = []
     if copies is not None and number > copies:
-        broken.append(f"{number} layout copies, at most {copies} allowed")
+        broken.append(f"{plural(number, 'layout copy')}, at most {copies} allowed")
     if most is not None and total > most:
         broken.append(f"{format_size(total)} copied, at most {format_size(most)} allowed")
     if broken:
         blamed += copied
     if losses is not None and losing > losses:
-        broken.append(f"{losing} format losses, at most {losses} allowed")
+        broken.append(f"{plural(losing, 'format loss')}, at most {losses} allowed")
         blamed += lost
     if broken:
         raise AssertionError(_message(broken, costliest(blamed), unseen))
+    if unseen:
+        warnings.warn(f"assert_max() can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=3)
 
 
 def matches(event: LayoutEvent, pattern: str) -> bool:

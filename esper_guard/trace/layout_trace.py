@@ -161,18 +161,19 @@ class LayoutTrace:
 
     def assert_max(
         self,
+        *,
         copies: int | None = None,
         bytes: int | str | None = None,
         losses: int | None = None,
         ignore: Iterable[str] = (),
     ) -> None:
-        """Fail if there were more; a bound that is not given is none.
+        """Fail if there were more; a bound that is not given is none. Warn if something could not be seen.
 
         Args:
             copies: occurrences of explicit and hidden copies between channels_last and NCHW.
             bytes: what they wrote: a number, or a string like ``"2 MiB"``.
             losses: occurrences of format losses.
-            ignore: shell patterns (``*``, ``?``, ``[...]``) of what not to count: a file or the end of its path
+            ignore: what is meant to be copied, or is somebody else's, as shell patterns (``*``, ``?``, ``[...]``) of what not to count: a file or the end of its path
                 (``"model.py"``, ``"model.py:41"``), a module (``"backbone.*"``), an operator
                 (``"aten.clone.*"``), or ``"parameter NAME"``.
 
@@ -275,7 +276,7 @@ def merge(traces: Iterable[LayoutTrace]) -> LayoutTrace:
         ValueError: no traces, or of different levels, whose numbers can't be added up.
         TypeError: something else than traces.
     """
-    several = list(traces)
+    several = [traces] if isinstance(traces, LayoutTrace) else list(traces)
     for trace in several:
         if not isinstance(trace, LayoutTrace):
             raise TypeError(f"merge() takes traces, not {type(trace).__qualname__}")

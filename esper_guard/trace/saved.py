@@ -78,7 +78,9 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
     try:
         head = msgspec.json.decode(content, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: no layout trace: {error}; write one with trace.save()") from error
+        raise ValueError(
+            f"{path}: no layout trace: {error}; write one with trace.save() or `esper-guard trace`"
+        ) from error
     if head.version > VERSION:
         raise ValueError(
             f"{path}: a layout trace of version {head.version}; this esper-guard reads up to version {VERSION}: upgrade it"

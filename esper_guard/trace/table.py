@@ -47,7 +47,7 @@ def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
 def render_notes(trace: LayoutTrace) -> str:
     """Where the format was lost first, and what could not be seen."""
     first = trace.first_loss
-    lost = [] if first is None else [f"channels_last was lost first at {_where(first)}, in {first.operator}"]
+    lost = [] if first is None else [f"channels_last first became NCHW at {_where(first)}: {_action(first)}"]
     return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
 
 
@@ -55,8 +55,9 @@ def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) ->
     """What `by_line` and the like return, as a table."""
     shown = list(costs.items())[:rows]
     header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
-    cells = [header, *(_cost_cells(name, cost) for name, cost in shown)]
-    lines = aligned(cells, left=6)
+    columns = zip(header, *(_cost_cells(name, cost) for name, cost in shown), strict=True)
+    cells = list(zip(*(column for column in columns if any(column[1:])), strict=True))
+    lines = aligned(cells, left=len(cells[0]) - 1)
     if len(shown) < len(costs):
         lines.append(f"and {len(costs) - len(shown)} more")
     return "\n".join(lines)
@@ -116,13 +117,26 @@ def _rank(event: LayoutEvent) -> tuple[int, ...]:
 
 def _cells(event: LayoutEvent) -> tuple[str, ...]:
     size = "" if event.kind == "loss" else format_size(event.bytes)
-    return (size, str(event.count), event.kind, _what(event), _where(event))
+    apart = "" if event.changes_format or not event.is_copy else ", strides only"
+    return (size, str(event.count), f"{event.kind}{apart}", _what(event), _where(event))
+
+
+def _action(event: LayoutEvent) -> str:
+    return event.operator if event.kind == "loss" else f"{event.kind} copy, {event.operator}"
+
+
+def _state(event: LayoutEvent, state: str) -> str:
+    """NCHW says nothing about a matrix."""
+    if len(event.shape) in (4, 5) or event.changes_format:
+        return state
+    return {"nchw": "contiguous", "strided(nchw)": "strided"}.get(state, state)
 
 
 def _what(event: LayoutEvent) -> str:
     shape = "x".join(map(str, event.shape)) or "scalar"
     most = "up to " if event.shapes_vary else ""
-    return f"{event.operator} {event.source} -> {event.destination}, {most}{shape} {event.dtype}"
+    change = f"{_state(event, event.source)} -> {_state(event, event.destination)}"
+    return f"{event.operator} {change}, {most}{shape} {event.dtype}"
 
 
 def _where(event: LayoutEvent) -> str:

@@ -126,12 +126,34 @@ def test_the_rank_in_the_name(project: Path) -> None:
         (("-o", "none/t.json", "train.py"), "there is no folder"),
         (("-o", ".", "train.py"), "is a folder"),
         (("--level", "deepest", "train.py"), "deepest"),
+        (("--levl", "deep", "train.py"), "--levl"),
+        (("--keep-events", "1", "--chrome", "none/c.json", "train.py"), "there is no folder"),
+        (("-m", "no_such_module"), "there is no module 'no_such_module'"),
     ],
 )
 def test_misuse_is_status_2(run: Run, project: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run("trace", *arguments, cwd=project)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_what_can_not_begin_leaves_the_old_trace(run: Run, project: Path) -> None:
+    (project / "broken.py").write_text("def f(:\n")
+    (project / "layout-trace.json").write_text("old")
+    done = run("trace", "broken.py", cwd=project)
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert run("trace", "-m", "no_such_module", cwd=project).returncode == 2
+    assert (project / "layout-trace.json").read_text() == "old"
+
+
+def test_an_interrupted_program_is_traced(run: Run, project: Path) -> None:
+    (project / "interrupted.py").write_text(f"{PROGRAM}raise KeyboardInterrupt\n")
+    done = run("trace", "--keep-events", "9", "--chrome", "c-{rank}.json", "interrupted.py", cwd=project)
+    assert done.returncode == 130
+    assert "2 layout copies" in done.stderr
+    assert len(load_trace(project / "layout-trace.json").copies) == 2
+    assert (project / "c-0.json").exists()
 
 
 @pytest.fixture
@@ -148,7 +170,7 @@ def test_a_report_by_line(run: Run, traced: Path) -> None:
     assert lines[2].split()[-1] == "line"
     assert [line.split("train.py:")[1].split()[0] for line in lines[3:6]] == ["7", "8", "9"]
     assert lines[3].endswith("images = images.to(memory_format=torch.channels_last)")
-    assert lines[-1] == "channels_last was lost first at train.py:8, in aten.clone.default"
+    assert lines[-1] == "channels_last first became NCHW at train.py:8: hidden copy, aten.clone.default"
 
 
 @pytest.mark.parametrize(

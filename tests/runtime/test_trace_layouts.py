@@ -178,7 +178,7 @@ class TestMisuse:
             trace_layouts(copy_once)  # type: ignore[arg-type]
 
     def test_an_unknown_level(self) -> None:
-        with pytest.raises(ValueError, match="'depe'; did you mean 'deep'"):
+        with pytest.raises(ValueError, match="'depe'.*; did you mean 'deep'"):
             trace_layouts("depe")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("events", [-1, 1.5, True])
@@ -405,6 +405,32 @@ class TestProcesses:
             copy_once().view(-1, 7)
         assert load_trace(tmp_path / "t-0.json").events == trace.events
 
+    def test_worker_files_of_an_earlier_run_are_removed(self, tmp_path: Path) -> None:
+        for name in ("t.worker-12.json", "t.json", "other.worker-12.json"):
+            (tmp_path / name).write_text("old")
+        with trace_layouts(save=tmp_path / "t.json"):
+            pass
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["other.worker-12.json", "t.json"]
+
+    def test_a_folder_that_is_not_there_is_noticed_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="there is no such folder"):
+            trace_layouts(save=tmp_path / "none" / "t.json")
+
+    def test_a_trace_that_can_not_be_saved_hides_no_error(self, tmp_path: Path) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        tracer = trace_layouts(save=folder / "t.json")
+
+        def fail() -> None:
+            folder.rmdir()
+            raise KeyError("the user's own")
+
+        with pytest.warns(UserWarning, match="could not be saved"), pytest.raises(KeyError), tracer:
+            fail()
+        folder.mkdir()
+        with pytest.raises(FileNotFoundError), tracer:
+            folder.rmdir()
+
     def test_the_rank_of_a_launcher(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "3")
         with trace_layouts(save=tmp_path / "t-{rank}.json") as trace:
@@ -479,7 +505,7 @@ def test_the_sweep_of_permuted_tensors() -> None:
 
     provenance = Provenance()
     for _ in range(2000):
-        provenance.note(torch.empty(4), chosen=False)
+        provenance.note_result(torch.empty(4), chosen=False)
     assert len(provenance.known) < 1100
     assert provenance.chosen(torch.empty(4))
 
@@ -511,6 +537,35 @@ def test_a_converted_weight_makes_it_a_choice() -> None:
     with trace_layouts() as trace:
         nn.functional.conv2d(x.permute(0, 3, 1, 2), weight).softmax(1)
     assert [event.operator for event in trace.losses] == ["aten._softmax.default"]
+
+
+VIEWS: dict[str, tuple[Callable[[Tensor], Any], int]] = {
+    "channel shuffle": (lambda x: x.view(2, 2, 2, 6, 6).transpose(1, 2).reshape(2, 4, 6, 6), 1),
+    "space to depth": (
+        lambda x: x.view(2, 4, 3, 2, 3, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 16, 3, 3),
+        1,
+    ),
+    "tokens, channels first": (lambda x: x.flatten(2).contiguous(), 1),
+    "heads": (lambda x: x.view(2, 2, 2, 36).contiguous(), 1),
+    "tokens, channels last": (lambda x: x.flatten(2).transpose(1, 2).contiguous(), 0),
+    "patches, channels last": (
+        lambda x: x.view(2, 4, 3, 2, 3, 2).permute(0, 2, 4, 3, 5, 1).reshape(2, 9, 16),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_hides_no_format(name: str) -> None:
+    view, expected = VIEWS[name]
+    x = torch.randn(2, 4, 6, 6)
+    with trace_layouts() as trace:
+        view(x.to(memory_format=torch.channels_last))
+    found = [(event.source, event.destination) for event in trace.copies][1:]
+    assert found == [("channels_last", "nchw")] * expected
+    with trace_layouts() as trace:
+        view(x)
+    assert trace.copies == () == trace.losses
 
 
 def test_a_view_of_a_chosen_tensor_and_back_stays_a_choice() -> None:

@@ -130,7 +130,7 @@ class TestBounds:
         [
             ({"copies": 3}, "4 layout copies, at most 3 allowed"),
             ({"bytes": "6 KiB"}, "6.1 KiB copied, at most 6.0 KiB allowed"),
-            ({"losses": 0}, "1 format losses, at most 0 allowed"),
+            ({"losses": 0}, "1 format loss, at most 0 allowed"),
         ],
     )
     def test_what_exceeds_fails_with_the_worst_lines(self, bound: dict[str, Any], message: str) -> None:
@@ -157,6 +157,12 @@ class TestBounds:
         trace = trace_of(*EVENTS)
         trace.note_unseen("what torch.compile made of f (a.py:1)")
         with pytest.raises(AssertionError, match=r"not seen: what torch.compile made of f \(a.py:1\)"):
+            trace.assert_max(copies=0)
+
+    def test_what_was_not_seen_warns(self) -> None:
+        trace = LayoutTrace()
+        trace.note_unseen("what torch.compile made of f (a.py:1)")
+        with pytest.warns(UserWarning, match=r"can't tell of what torch.compile made of f \(a.py:1\)"):
             trace.assert_max(copies=0)
 
     @pytest.mark.parametrize(
@@ -350,7 +356,9 @@ class TestText:
         assert lines[2].split() == ["bytes", "times", "kind", "what", "where"]
         assert lines[3].split("float32")[1].split() == ["model.py:50"]
         assert [line.split()[-1] for line in lines[3:9]][-1] == "(features.3)"
-        assert lines[-1] == "channels_last was lost first at model.py:41 (features.3), in aten.clone.default"
+        assert lines[-1] == (
+            "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default"
+        )
 
     def test_an_empty_trace_is_one_line(self) -> None:
         assert str(LayoutTrace()) == "0 layout copies, 0 B; 0 format losses (dispatch level)"

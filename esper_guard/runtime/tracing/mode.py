@@ -17,7 +17,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
+from esper_guard.runtime.formats import CHANNELS_LAST, CHANNELS_LAST_FORMATS, NCHW, has_strides, layout_of
 from esper_guard.runtime.tracing.comparison import (
     RANKS,
     Change,
@@ -200,11 +200,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run a view, and remember which tensors became channels_last by it."""
         result = func(*args, **kwargs)
         before = args[0]
-        strided = 3 <= result.dim() <= 5 and has_strides(result) and has_strides(before)
+        strided = result.dim() > 2 and has_strides(result) and has_strides(before)
         if strided and not (before.is_contiguous() and result.is_contiguous()):
             was, now = is_channels_last(before), is_channels_last(result)
             if was != now:
-                self._provenance.note(before, chosen=was)
+                self._provenance.note_view(before, was)
         return result
 
     def copy(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
@@ -214,15 +214,16 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         requested = kwargs.get("memory_format")
         started = perf_counter_ns()
         if profiler_runs() and has_strides(source) and not source.is_quantized:
-            with self._recorder.labelled(change(source, result_of_copy(source, requested))):
+            with self._recorder.labelled(self._change(source, result_of_copy(source, requested))):
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
-        changed = change(source, result)
+        changed = self._change(source, result)
         if changed is not None:
             self._recorder.copied(func, changed, source, result, started)
         if self._provenance.known and requested not in _CHANNELS_LAST and is_channels_last(result):
-            self._provenance.note(result, not is_channels_last(source) or self._provenance.chosen(source))
+            chosen = not is_channels_last(source) or self._provenance.chosen(source)
+            self._provenance.note_result(result, chosen)
         return result
 
     def copy_into(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
@@ -230,7 +231,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._trace.count(str(func))
         destination, source = args[:2]
         self._expect_slices(args)
-        changed = change(source, destination) if isinstance(source, Tensor) else None
+        changed = self._change(source, destination) if isinstance(source, Tensor) else None
         started = perf_counter_ns()
         if changed is None:
             return func(*args, **kwargs)
@@ -248,7 +249,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         started = perf_counter_ns()
         result = func(*args, **kwargs)
         for destination, source in zip(*args[:2], strict=False):
-            changed = change(source, destination)
+            changed = self._change(source, destination)
             if changed is not None:
                 self._recorder.copied(func, changed, source, destination, started)
         return result
@@ -268,6 +269,14 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self:
             return func._op_dk(COMPOSITE_KERNEL, *args, **kwargs)
 
+    def _change(self, source: Tensor, destination: Tensor) -> Change | None:
+        """As `change`, and what a view of channels_last memory hides from it."""
+        changed = change(source, destination)
+        if changed is None or changed.changes_format or not self._provenance.known:
+            return changed
+        hidden = self._provenance.hides_channels_last(source)
+        return Change(CHANNELS_LAST, NCHW, True) if hidden and destination.is_contiguous() else changed
+
     def _expect_slices(self, args: Arguments) -> None:
         target = args[0] if args else None
         into_view = torch.is_grad_enabled() and isinstance(target, Tensor) and target._is_view()
@@ -286,7 +295,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         chosen = [tensor for tensor in inputs if self._provenance.chosen(tensor)]
         if keeps:
             if inputs and not chosen:
-                self._provenance.note(first, chosen=False)
+                self._provenance.note_result(first, chosen=False)
         elif chosen and first.numel() and kwargs.get("memory_format") is not torch.contiguous_format:
             source = chosen[0]
             before = layout_of(source if source.dim() in RANKS else source.unsqueeze(0))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import glob
 import inspect
 import multiprocessing.util
 import os
 import threading
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -22,6 +24,7 @@ from esper_guard.runtime.tracing import compiled, kernel_copies
 from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
 from esper_guard.trace.event import Level
 from esper_guard.trace.layout_trace import LayoutTrace
+from esper_guard.trace.saved import path_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -68,12 +71,13 @@ class trace_layouts:  # noqa: N801 - used like a function
             `LayoutTrace.to_chrome`.
         save: a path to write the trace to when the thread that made this object leaves it, also after an exception
             (see `LayoutTrace.save`). Forked processes write theirs beside it when they end, with
-            ``.worker-PID`` in the name.
+            ``.worker-PID`` in the name; those that an earlier run left there are removed.
 
     Raises:
         ValueError: there is no such level, or ``keep_events`` is negative.
         TypeError: what is decorated is a class, a static or class method (put the tracer below that decorator), an
             asynchronous generator function, or no function.
+        FileNotFoundError: there is no folder to save in.
         RuntimeError: on entering, if this build of torch does not allow the deep level.
     """
 
@@ -84,13 +88,14 @@ class trace_layouts:  # noqa: N801 - used like a function
             raise TypeError("trace_layouts takes a level: write @trace_layouts(), with parentheses")
         if level not in _LEVELS:
             raise ValueError(
-                f"there is no level '{level}'{did_you_mean(str(level), _LEVELS)}: {' or '.join(_LEVELS)}"
+                f"there is no level '{level}' ({' or '.join(_LEVELS)}){did_you_mean(str(level), _LEVELS)}"
             )
         if isinstance(keep_events, bool) or not isinstance(keep_events, int) or keep_events < 0:
             raise ValueError(f"keep_events is a number of events, not {keep_events!r}")
         self.trace = LayoutTrace(level, keep_events, torch_version=str(torch.__version__), rank=_rank())
-        self._save = None if save is None else os.path.abspath(save)
+        self._save = None if save is None else _checked(save)
         self._thread = threading.get_ident()
+        self._began = False
         self._entered = _Entered()
         if hasattr(os, "register_at_fork"):
             _live.add(self)
@@ -115,7 +120,7 @@ class trace_layouts:  # noqa: N801 - used like a function
                 self._end(entered, kind, error, trace)
             finally:
                 if self._save is not None and threading.get_ident() == self._thread:
-                    self.trace.save(self._save)
+                    self._write(self._save, in_flight=error is not None)
 
     def __call__(self, function: Function) -> Function:
         check_decorated(function, "trace_layouts", "with trace_layouts() as trace:")
@@ -163,6 +168,9 @@ class trace_layouts:  # noqa: N801 - used like a function
 
     def _begin(self, entered: _Entered) -> None:
         deep = self.trace.level == "deep"
+        if self._save is not None and not self._began:
+            _remove_worker_files(path_of(self.trace, self._save))
+        self._began = True
         if deep:
             kernel_copies.install()
         if entered.mode is None:
@@ -188,11 +196,37 @@ class trace_layouts:  # noqa: N801 - used like a function
         if self.trace.level == "deep":
             kernel_copies.uninstall()
 
+    def _write(self, path: str, in_flight: bool) -> None:
+        try:
+            self.trace.save(path)
+        except OSError as error:
+            if not in_flight:
+                raise
+            warnings.warn(f"the layout trace could not be saved: {error}", stacklevel=3)
+
     def _save_in_worker(self) -> None:
         if self._save is not None and self._entered.depth:
-            path = Path(self._save)
-            own = path.with_name(f"{path.stem}.worker-{{pid}}{path.suffix}")
+            own = _worker_file(path_of(self.trace, self._save), str(os.getpid()))
             multiprocessing.util.Finalize(None, self.trace.save, args=(own,), exitpriority=0)
+
+
+def _checked(path: str | os.PathLike[str]) -> str:
+    """Absolute, because the program may change its folder; and writable, as far as that can be told beforehand."""
+    absolute = os.path.abspath(path)
+    folder = os.path.dirname(absolute)
+    if "{" not in folder and not os.path.isdir(folder):
+        raise FileNotFoundError(2, "trace_layouts(save=...): there is no such folder", folder)
+    return absolute
+
+
+def _worker_file(path: Path, process: str) -> Path:
+    return path.with_name(f"{path.stem}.worker-{process}{path.suffix}")
+
+
+def _remove_worker_files(path: Path) -> None:
+    """Those of an earlier run, whose trace is about to be replaced."""
+    for stale in path.parent.glob(f"{glob.escape(path.stem)}.worker-*{glob.escape(path.suffix)}"):
+        stale.unlink(missing_ok=True)
 
 
 @types.coroutine
