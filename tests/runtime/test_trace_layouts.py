@@ -178,7 +178,7 @@ class TestMisuse:
             trace_layouts(copy_once)  # type: ignore[arg-type]
 
     def test_an_unknown_level(self) -> None:
-        with pytest.raises(ValueError, match="'depe'.*; did you mean 'deep'"):
+        with pytest.raises(ValueError, match=r"'depe'.*; did you mean 'deep'"):
             trace_layouts("depe")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("events", [-1, 1.5, True])
