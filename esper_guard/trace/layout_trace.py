@@ -300,7 +300,7 @@ def merge(traces: Iterable[LayoutTrace]) -> LayoutTrace:
             merged.tally(prototype_of(event)).include(event)
         for event in trace.raw_events:
             merged.keep(event)
-        merged.calls.update(trace.calls)
+        merged.calls.update(dict(trace.calls))
         merged._unseen.update(trace._unseen)
         if trace.kernel_copies is not None:
             merged.kernel_copies = (merged.kernel_copies or 0) + trace.kernel_copies

@@ -7,9 +7,8 @@ its own. In the backward the running node knows its number.
 
 from __future__ import annotations
 
-import re
 import weakref
-from functools import cache
+from functools import cache, lru_cache
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,7 +50,6 @@ running_node = torch._C._current_autograd_node
 
 _Entry: TypeAlias = tuple[int, Any, "CodeType | None", int, "str | None"]
 """Number, operator if it is known, and place."""
-_NODE = re.compile(r"backwards?\d*$")
 
 
 class Forward:
@@ -132,14 +130,14 @@ class Forward:
 def _is_of(node: str, operator: Any) -> bool:
     """Whether a node of the backward has the name of an operator: MulBackward0 of aten.mul_.Tensor."""
     namespace, _, base = operator._schema.name.partition("::")
-    if (
-        namespace != "aten"
-    ):  # an operator of somebody's own, or prim::device, which fake tensors ask for in between
+    # an operator of somebody's own; prim::device, which fake tensors ask for in between; a lazy conjugation made real
+    if namespace != "aten" or base == "clone":
         return True
-    return _NODE.sub("", node.rpartition("::")[2].lower()) == str(base).replace("_", "").lower()
+    name = node.rpartition("::")[2].lower().rpartition("backward")[0].replace("_", "")
+    return str(base).replace("_", "").lower() in (name, f"{name}copy", f"{name}forward", f"foreach{name}")
 
 
-@cache
+@lru_cache(maxsize=10_000)
 def _line(code: CodeType, instruction: int) -> int | None:
     for start, end, line in code.co_lines():
         if start <= instruction < end:

@@ -36,6 +36,7 @@ from esper_guard.runtime.tracing.operators import (
     features_of,
     has_own_kernel,
     reads_images,
+    reorders,
     sort_of,
     tensors_in,
 )
@@ -52,8 +53,8 @@ Handler: TypeAlias = "Callable[[TracingMode, Any, Arguments, Keywords], Any]"
 
 _PLAIN_TENSORS: Final = frozenset({Tensor, torch.nn.Parameter})
 _WITHOUT_DATA: Final = frozenset({FakeTensor, FunctionalTensor})
-_MOST_NODES: Final = 8
-"""That one operator makes."""
+_MOST_NODES: Final = 1024
+"""That one operator makes: a foreach operator one for each tensor."""
 _CHANNELS_LAST: Final = frozenset(CHANNELS_LAST_FORMATS.values())
 
 
@@ -160,12 +161,13 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             before += 1
         if before == number:
             return
+        alone = number - before == 1
         if running_backward() != -1:
             self._locator.remember_in_backward(number - 1, frame)
         else:
-            self._forward.remember(number - 1, func, frame)
-        if number - before > 1 and not written:
-            # an operator in place makes two: its own, and that of a copy of what it overwrites
+            self._forward.remember(number - 1, func if alone else None, frame)
+        if not (alone or written):
+            # such as an operator in place: its own, and that of a copy of what it overwrites
             self._forward.repeat(number - 1, max(before, number - _MOST_NODES))
 
     def enter_compiled(self) -> None:
@@ -182,7 +184,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def compute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run an operator that makes a tensor, and see whether that lost the format."""
         result = func(*args, **kwargs)
-        first = result[0] if type(result) is tuple else result
+        first = result
+        if type(result) is tuple:
+            first = result[0]
+            if self._provenance.known:
+                self._follow(args, kwargs, result[1:])
         if not isinstance(first, Tensor):
             return result
         if self._provenance.known:
@@ -192,17 +198,21 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if first.is_contiguous():
                 if _any_not_contiguous(args) or (kwargs and _any_not_contiguous(tuple(kwargs.values()))):
                     self._compare(func, args, kwargs, first)
-            elif self._provenance.known or not first.is_contiguous(memory_format=CHANNELS_LAST_FORMATS[rank]):
+            elif (
+                self._provenance.known
+                or not first.is_contiguous(memory_format=CHANNELS_LAST_FORMATS[rank])
+                or not _any_not_contiguous(args[:1])
+            ):
                 self._compare(func, args, kwargs, first)
         return result
 
     def permute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run a view, and remember which tensors became channels_last by it."""
         result = func(*args, **kwargs)
-        before = args[0]
-        strided = result.dim() > 2 and has_strides(result) and has_strides(before)
-        if strided and not (before.is_contiguous() and result.is_contiguous()):
-            was, now = is_channels_last(before), is_channels_last(result)
+        before, view = args[0], result if isinstance(result, Tensor) else result[0]
+        strided = view.dim() > 2 and has_strides(view) and has_strides(before)
+        if strided and not (before.is_contiguous() and view.is_contiguous()):
+            was, now = is_channels_last(before), is_channels_last(view)
             if was != now:
                 self._provenance.note_view(before, was)
         return result
@@ -221,9 +231,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         changed = self._change(source, result)
         if changed is not None:
             self._recorder.copied(func, changed, source, result, started)
-        if self._provenance.known and requested not in _CHANNELS_LAST and is_channels_last(result):
-            chosen = not is_channels_last(source) or self._provenance.chosen(source)
-            self._provenance.note_result(result, chosen)
+        if self._provenance.known and requested not in _CHANNELS_LAST:
+            if not is_channels_last(result):
+                self._provenance.flow(args, result)
+            elif is_channels_last(source):
+                self._provenance.note_result(result, self._provenance.chosen(source))
         return result
 
     def copy_into(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
@@ -266,8 +278,11 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if has_own_kernel(func.name(), tensors[0].device.type if tensors else "cpu"):
             return self.compute(func, args, kwargs)
-        with self:
+        _python_dispatch._push_mode(self)  # not `with self`, which an interrupt may enter and never leave
+        try:
             return func._op_dk(COMPOSITE_KERNEL, *args, **kwargs)
+        finally:
+            _python_dispatch._pop_mode()
 
     def _change(self, source: Tensor, destination: Tensor) -> Change | None:
         """As `change`, and what a view of channels_last memory hides from it."""
@@ -283,23 +298,46 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if into_view and any(isinstance(value, Tensor) and value.requires_grad for value in args):
             self._written = self._number
 
+    def _follow(self, args: Arguments, kwargs: Keywords, others: Arguments) -> None:
+        """Further results, such as indices, are as little a choice as what they were computed from."""
+        if not self._any_chosen(tensors_in(args, kwargs)):
+            for other in others:
+                if isinstance(other, Tensor) and is_channels_last(other):
+                    self._provenance.note_result(other, chosen=False)
+
+    def _any_chosen(self, tensors: list[Tensor]) -> bool:
+        """Whether one that kernels take for channels_last is so by choice."""
+        return any(
+            tensor.dim() in RANKS
+            and has_strides(tensor)
+            and layout_of(tensor).taken_for == "channels_last"
+            and self._provenance.chosen(tensor)
+            for tensor in tensors
+        )
+
     def _compare(self, func: Any, args: Arguments, kwargs: Keywords, first: Tensor) -> None:
-        keeps = not is_nchw(first)
-        read = args if keeps else features_of(func, args)
-        images = reads_images(func)
-        inputs = [
-            tensor
-            for tensor in tensors_in(read, kwargs)
-            if (tensor.dim() in RANKS or (images and tensor.dim() == 3)) and is_channels_last(tensor)
-        ]
-        chosen = [tensor for tensor in inputs if self._provenance.chosen(tensor)]
-        if keeps:
-            if inputs and not chosen:
+        if not is_nchw(first):
+            by_itself = "memory_format" not in kwargs and is_channels_last(first)
+            if by_itself and not self._any_chosen(tensors_in(args, kwargs)):
                 self._provenance.note_result(first, chosen=False)
-        elif chosen and first.numel() and kwargs.get("memory_format") is not torch.contiguous_format:
-            source = chosen[0]
-            before = layout_of(source if source.dim() in RANKS else source.unsqueeze(0))
-            self._recorder.lost(func, Change(before, layout_of(first), True), source, first)
+            return
+        if (
+            not first.numel()
+            or kwargs.get("memory_format") is torch.contiguous_format
+            or reorders(func, args)
+        ):
+            return
+        images = reads_images(func)
+        for tensor in tensors_in(features_of(func, args), kwargs):
+            image = images and tensor.dim() == 3
+            if (
+                (image or tensor.dim() in RANKS)
+                and is_channels_last(tensor)
+                and self._provenance.chosen(tensor)
+            ):
+                before = layout_of(tensor.unsqueeze(0) if image else tensor)
+                self._recorder.lost(func, Change(before, layout_of(first), True), tensor, first)
+                return
 
 
 class DeepTracingMode(TracingMode):  # type: ignore[no-untyped-call]

@@ -44,6 +44,14 @@ _SORTS: Final = {
     aten.view.default: Sort.PERMUTE,
     aten._reshape_alias.default: Sort.PERMUTE,
     aten.as_strided.default: Sort.PERMUTE,
+    aten.select.int: Sort.PERMUTE,
+    aten.unbind.int: Sort.PERMUTE,
+    aten.squeeze.default: Sort.PERMUTE,
+    aten.squeeze.dim: Sort.PERMUTE,
+    aten.squeeze.dims: Sort.PERMUTE,
+    aten.unsqueeze.default: Sort.PERMUTE,
+    aten.diagonal.default: Sort.PERMUTE,
+    aten.unfold.default: Sort.PERMUTE,
     # the caller gives the strides
     aten.new_empty_strided.default: Sort.OTHER,
     aten.empty_strided.default: Sort.OTHER,
@@ -92,6 +100,14 @@ def has_own_kernel(operator: str, device: str) -> bool:
 def reads_images(operator: Any) -> bool:
     """Whether it makes a batch of its 3-D inputs, so that (C, H, W) is a format there."""
     return operator in (aten.stack.default,)
+
+
+def reorders(operator: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the result's second dimension is not that of the input, so that its strides tell of no format."""
+    if operator is aten.index.Tensor:  # indices apart from each other come first in the result
+        at = [position for position, index in enumerate(args[1]) if index is not None]
+        return at != list(range(at[0], at[-1] + 1)) if at else False
+    return operator in (aten.permute_copy.default, aten.transpose_copy.int)
 
 
 def features_of(operator: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

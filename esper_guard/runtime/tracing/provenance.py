@@ -53,16 +53,15 @@ class Provenance:
     def flow(self, read: Iterable[Any], result: Tensor) -> None:
         """What is computed from a permuted view of a chosen tensor is chosen, whenever it is permuted back."""
         for value in read:
-            if isinstance(value, Tensor) and has_strides(value):
+            if isinstance(value, list):
+                self.flow(value, result)
+            elif isinstance(value, Tensor) and has_strides(value):
                 entry = self.known.get(value.untyped_storage()._cdata)
-                if (
-                    entry is not None
-                    and entry.chosen
-                    and has_strides(result)
-                    and not is_channels_last(result)
-                ):
+                if entry is None or not entry.chosen:
+                    continue
+                if has_strides(result) and not is_channels_last(result):
                     self.note_result(result, chosen=True)
-                    return
+                return
 
     def chosen(self, tensor: Tensor) -> bool:
         """Whether a channels_last tensor is so by choice; True for one that was never seen before."""

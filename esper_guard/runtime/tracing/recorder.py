@@ -19,6 +19,8 @@ from esper_guard.trace.event import Kind, LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.tally import Tally
 
+_MOST_TALLIES = 10_000  # found at once; the others in the trace
+
 
 def profiler_runs() -> bool:
     """Whether torch.profiler records, so that labels would be seen."""
@@ -83,6 +85,8 @@ class Recorder:
             self._tallies.clear()
         known = self._tallies.get(key)
         if known is None:
+            if len(self._tallies) >= _MOST_TALLIES:
+                self._tallies.clear()
             tally = self.trace.tally(_prototype(str(operator), kind, origin, changed, result))
             self._tallies[key] = (place, tally)  # the place, so that the id of its code stays its own
         else:

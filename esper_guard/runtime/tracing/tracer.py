@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar, cast, get_args
 
 import torch
+from torch.utils import _python_dispatch
 
 from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.decorating import check_decorated
@@ -190,6 +191,8 @@ class trace_layouts:  # noqa: N801 - used like a function
     ) -> None:
         assert entered.mode is not None
         entered.mode.__exit__(kind, error, trace)
+        while _python_dispatch._get_current_dispatch_mode() is entered.mode:
+            _python_dispatch._pop_mode()  # an interrupt came between a push and what would have popped it
         compiled.unwatch(entered.mode.enter_compiled)
         if not entered.watched and compiled.has_compiled():
             self.trace.note_unseen("what torch.compile made here: it was used for the first time")
