@@ -107,7 +107,83 @@ class TestOddTensors:
             assert torch.equal(fill(), expected)
 
 
+def qkv(x: Tensor) -> Tensor:
+    weight = torch.ones(3 * x.shape[1], x.shape[1])
+    n, c, h, w = x.shape
+    tokens = functional.linear(x.permute(0, 2, 3, 1), weight).view(n, h, w, 3, c)
+    q, k, v = tokens.permute(3, 0, 4, 1, 2).unbind(0)
+    return x + q * k + v + tokens.permute(3, 0, 4, 1, 2)[0]
+
+
+def sorted_elsewhere(x: Tensor) -> Tensor:
+    _, indices = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).sort(1)
+    return x.gather(1, indices)
+
+
+def shared_convolution(x: Tensor) -> Tensor:
+    weight = torch.ones(3, 3, 1, 2, requires_grad=True)
+    permuted = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    result = functional.conv2d(x, weight) + functional.conv2d(permuted, weight)
+    result.sum().backward()
+    return result
+
+
+NCHW_PROGRAMS = {
+    "queries, keys and values": qkv,
+    "indices of a permuted tensor": sorted_elsewhere,
+    "a convolution of both": shared_convolution,
+    "a kernel's own strides": lambda x: x + torch.fft.irfft(torch.fft.rfft(x, dim=1), n=3, dim=1),
+    "unpooling": lambda x: functional.max_unpool2d(
+        *functional.max_pool2d(
+            x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 2, return_indices=True
+        ),
+        kernel_size=2,
+    ),
+}
+
+
 class TestLosses:
+    @pytest.mark.parametrize("name", NCHW_PROGRAMS)
+    def test_nothing_is_lost_in_nchw_programs(self, name: str) -> None:
+        with trace_layouts() as trace:
+            NCHW_PROGRAMS[name](torch.randn(2, 3, 4, 6))
+        assert trace.losses == ()
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            lambda x: x.to(torch.bfloat16),
+            lambda x: x.double(),
+            lambda x: x.clone(),
+            lambda x: torch.cat([x, x], -1),
+            lambda x: functional.linear(x, torch.ones(8, x.shape[-1])),
+        ],
+    )
+    def test_the_choice_survives_what_is_done_between_permutes(self, between: Any) -> None:
+        x = image(2, 8, 4, 5)
+        with trace_layouts() as trace:
+            between(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).softmax(1)
+        assert [event.operator for event in trace.losses] == ["aten._softmax.default"]
+
+    def test_a_gather_that_makes_other_dimensions(self) -> None:
+        x = image(2, 8, 6, 6)
+        batch, rows, columns = (
+            torch.tensor([0, 1]),
+            torch.tensor([[0, 1], [2, 3]]),
+            torch.tensor([[1, 2], [3, 4]]),
+        )
+        with trace_layouts() as trace:
+            x[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        assert trace.losses == ()
+
+    def test_images_of_one_channel_are_a_choice(self) -> None:
+        """Both features and weight are ambiguous; what comes out of a converted model is channels_last by choice."""
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Softmax2d()).to(memory_format=LAST)
+        x = image(2, 1, 6, 6)
+        with trace_layouts() as trace:
+            model(x)
+        assert len(trace.losses) == 1
+
     def test_a_layer_norm_between_permutes_keeps_the_choice(self) -> None:
         """ConvNeXt's way: the format is still somebody's choice afterwards."""
         x, norm = image(2, 8, 4, 5), nn.LayerNorm(8)
@@ -123,6 +199,33 @@ class TestLosses:
 
 
 class TestLines:
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda x: functional.logsigmoid(x),
+            lambda x: functional.layer_norm(x, [5]),
+            lambda x: functional.silu(x * 1, inplace=True),
+            lambda x: functional.grid_sample(x, torch.zeros(2, 4, 5, 2), align_corners=False),
+        ],
+    )
+    def test_a_node_that_is_not_named_after_its_operator(self, function: Any) -> None:
+        x = image().requires_grad_()
+        with trace_layouts() as trace:
+            function(x).backward(torch.ones(2, 3, 4, 5))
+        backward = [event for event in trace.losses if event.phase == "backward"]
+        assert backward
+        assert {event.line for event in backward} == {function.__code__.co_firstlineno}
+
+    def test_a_view_that_autograd_makes_anew(self) -> None:
+        x = image().requires_grad_()
+        with trace_layouts() as trace:
+            y = x * 1
+            view = y[:, :2]
+            y.add_(1)
+            view.reshape(2, -1).sum().backward()
+        copies = [event for event in trace.copies if event.parameter is None]
+        assert all(event.line is not None for event in copies)
+
     def test_a_graph_of_another_thread_gets_no_line_rather_than_a_wrong_one(self) -> None:
         results: list[Tensor] = []
 
@@ -194,6 +297,39 @@ class TestLines:
 
 
 class TestLife:
+    def test_an_interrupt_leaves_nothing_behind(self) -> None:
+        """In a process of its own, which is interrupted while it traces in inference mode, again and again."""
+        code = """
+import signal, torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from esper_guard import trace_layouts
+x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+interrupted = 0
+with torch.inference_mode():
+    for _ in range(400):
+        try:
+            with trace_layouts():
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                while True:
+                    x.reshape(2, -1)
+                    x.contiguous()
+        except KeyboardInterrupt:
+            interrupted += 1
+        assert _get_current_dispatch_mode() is None
+print(interrupted)
+"""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.stdout == "400\n", done.stderr
+
     def test_the_garbage_collector_may_copy_tensors(self) -> None:
         """In a process of its own, because the failure is a deadlock."""
         code = """

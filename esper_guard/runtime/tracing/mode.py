@@ -201,7 +201,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif (
                 self._provenance.known
                 or not first.is_contiguous(memory_format=CHANNELS_LAST_FORMATS[rank])
-                or not _any_not_contiguous(args[:1])
+                or not (args and _is_not_contiguous(args[0]))
             ):
                 self._compare(func, args, kwargs, first)
         return result
@@ -395,6 +395,10 @@ def _takes_over(kind: type) -> bool:
     """Whether a tensor subclass handles operators itself."""
     ours = kind.__torch_dispatch__  # type: ignore[attr-defined]
     return kind not in _PLAIN_TENSORS | _WITHOUT_DATA and ours is not torch._C._disabled_torch_dispatch_impl
+
+
+def _is_not_contiguous(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_contiguous()
 
 
 def _any_not_contiguous(values: Arguments) -> bool:
