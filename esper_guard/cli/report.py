@@ -35,10 +35,9 @@ def report(traces: tuple[Path, ...], by: Literal["line", "module", "operator", "
     if by == "event":
         click.echo(render_trace(whole, rows))
         return
-    click.echo(headline(whole))
+    click.echo(f"{headline(whole)}\n")
     costs = {"line": whole.by_line, "module": whole.by_module, "operator": whole.by_operator}[by]()
-    if costs:
-        click.echo(f"\n{render_costs(by, costs, rows)}")
+    click.echo(render_costs(by, costs, rows))
     notes = render_notes(whole)
     if notes:
         click.echo(f"\n{notes}")

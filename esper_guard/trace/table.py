@@ -53,6 +53,8 @@ def render_notes(trace: LayoutTrace) -> str:
 
 def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) -> str:
     """What `by_line` and the like return, as a table."""
+    if not costs:
+        return "nothing was copied or lost"
     shown = list(costs.items())[:rows]
     header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
     columns = zip(header, *(_cost_cells(name, cost) for name, cost in shown), strict=True)

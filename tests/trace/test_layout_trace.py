@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from esper_guard import Cost, LayoutEvent, LayoutTrace, load_trace, merge
 from esper_guard.trace.saved import schema
 from esper_guard.trace.sizes import format_size, parse_size
+from esper_guard.trace.table import render_costs
 from esper_guard.trace.tally import prototype_of
 from tests.conftest import ROOT
 
@@ -359,6 +360,18 @@ class TestText:
         assert lines[-1] == (
             "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default"
         )
+
+    def test_costs_show_the_columns_that_say_something(self) -> None:
+        lines = render_costs("line", trace_of(EVENTS[0]).by_line()).splitlines()
+        assert [line.split() for line in lines] == [
+            ["bytes", "copies", "line"],
+            ["1000", "B", "1", "/home/me/project/model.py:41"],
+        ]
+        assert render_costs("line", {}) == "nothing was copied or lost"
+
+    def test_what_is_no_image_is_contiguous_or_strided(self) -> None:
+        matrix = event(shape=(2, 3), changes_format=False, source="strided(nchw)")
+        assert "hidden, strides only  aten.clone.default strided -> contiguous, 2x3" in str(trace_of(matrix))
 
     def test_an_empty_trace_is_one_line(self) -> None:
         assert str(LayoutTrace()) == "0 layout copies, 0 B; 0 format losses (dispatch level)"
