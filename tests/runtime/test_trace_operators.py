@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import default_collate
 
 from esper_guard import LayoutEvent, LayoutTrace, trace_layouts
@@ -178,6 +179,18 @@ def test_each_row(name: str, level: str) -> None:
     assert trace.total_bytes == sum(
         event[-1] for events in phases.values() for event in events if changes_format(event)
     )
+
+
+@pytest.mark.parametrize("name", [*ROWS, *KEEPING])
+def test_the_deep_level_counts_what_the_profiler_counts(name: str) -> None:
+    """In the same run: torch runs some operators otherwise within a dispatch mode, such as the backward of an index."""
+    function = ROWS[name].run if name in ROWS else KEEPING[name]
+    x = features() * 1
+    with trace_layouts("deep") as trace, profile(activities=[ProfilerActivity.CPU]) as profiler:
+        result = function(x)
+        if isinstance(result, Tensor) and result.requires_grad:
+            result.backward(torch.ones_like(result))
+    assert trace.kernel_copies == sum(event.name == "aten::copy_" for event in profiler.events())
 
 
 def changes_format(event: tuple[Any, ...]) -> bool:
