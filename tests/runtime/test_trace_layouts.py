@@ -252,19 +252,31 @@ print(found)
             copy_once()
         assert number(trace) == 1
 
-    def test_a_build_that_does_not_come_by_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Blind:
-            def __init__(self, *arguments: Any) -> None:
-                pass
+    def test_a_build_that_does_not_come_by_is_refused(self) -> None:
+        """In a process of its own, where nothing comes by from an earlier trace."""
+        code = """
+from esper_guard import trace_layouts
+from esper_guard.runtime.tracing import kernel_copies
 
-            def remove(self) -> None:
-                pass
+class Blind:
+    def __init__(self, *arguments): pass
+    def remove(self): print("removed")
 
-        monkeypatch.setattr(kernel_copies, "_interposition", None)
-        monkeypatch.setattr(kernel_copies, "Interposition", Blind)
-        with pytest.raises(RuntimeError, match="level='deep'"), trace_layouts("deep"):
-            pass
-        assert kernel_copies._interposition is None
+kernel_copies.Interposition = Blind
+try:
+    with trace_layouts("deep"):
+        print("entered")
+except RuntimeError as error:
+    print("level='deep'" in str(error), kernel_copies.is_installed())
+"""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        )
+        assert done.stdout == "removed\nTrue False\n"
 
     @pytest.mark.parametrize("value", [0.1, 7, True, 1 + 2j])
     @pytest.mark.parametrize(
