@@ -61,6 +61,10 @@ class TestOddTensors:
             quantised.contiguous()
         assert len(trace.copies) == 1
 
+    def test_nothing_to_unbind(self) -> None:
+        with trace_layouts():
+            assert torch.zeros(0, 3, 4, 5).unbind(0) == ()
+
     def test_an_operator_that_writes_into_a_keyword_argument(self) -> None:
         def fill_it(*, target: Tensor) -> None:
             target.fill_(1)

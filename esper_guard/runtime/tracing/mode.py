@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from esper_guard.runtime.tracing.comparison import (
     is_nchw,
     result_of_copy,
 )
+from esper_guard.runtime.tracing.entered_modes import entered_modes
 from esper_guard.runtime.tracing.forward import next_number
 from esper_guard.runtime.tracing.kernel_copies import watching
 from esper_guard.runtime.tracing.locate import running_backward
@@ -56,43 +56,6 @@ _WITHOUT_DATA: Final = frozenset({FakeTensor, FunctionalTensor})
 _MOST_NODES: Final = 1024
 """That one operator makes: a foreach operator one for each tensor."""
 _CHANNELS_LAST: Final = frozenset(CHANNELS_LAST_FORMATS.values())
-
-
-class _Flags:
-    """Which kinds of mode torch believes to be entered.
-
-    torch keeps that for the whole process and restores it on exit, so that threads that leave in another order than
-    they entered would leave it wrong: some releases compile nothing from then on.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self._entered = 0
-        self._before: dict[str, object] = {}
-
-    def enter(self) -> None:
-        """A mode is about to be entered."""
-        if not self._entered:
-            names = [name for name in vars(_python_dispatch) if name.startswith("_is_in_")]
-            self._before = {name: getattr(_python_dispatch, name) for name in names}
-        self._entered += 1
-
-    def leave(self) -> None:
-        """One was left."""
-        self._entered -= 1
-        if not self._entered:
-            vars(_python_dispatch).update(self._before)
-
-
-_flags = _Flags()
-
-
-def _renew_lock() -> None:
-    _flags.lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -143,15 +106,15 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._number = next_number()
 
     def __enter__(self) -> Self:
-        with _flags.lock:
-            _flags.enter()
+        with entered_modes.lock:
+            entered_modes.enter()
             super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        with _flags.lock:
+        with entered_modes.lock:
             super().__exit__(*error)  # type: ignore[no-untyped-call]
-            _flags.leave()
+            entered_modes.leave()
 
     def _remember_node(self, number: int, func: Any, frame: FrameType) -> None:
         before, self._number = self._number, number
@@ -209,7 +172,9 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def permute(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Run a view, and remember which tensors became channels_last by it."""
         result = func(*args, **kwargs)
-        before, view = args[0], result if isinstance(result, Tensor) else result[0]
+        if type(result) is list and not result:  # unbind of nothing
+            return result
+        before, view = args[0], result[0] if type(result) is list else result
         strided = view.dim() > 2 and has_strides(view) and has_strides(before)
         if strided and not (before.is_contiguous() and view.is_contiguous()):
             was, now = is_channels_last(before), is_channels_last(view)
