@@ -389,8 +389,8 @@ print("done")
 
         x = image()
 
-        def work() -> None:
-            x.contiguous()
+        def work() -> Tensor:
+            return x.contiguous()
 
         with trace_layouts(save=tmp_path / "t.json"):
             work()
