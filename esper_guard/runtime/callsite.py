@@ -47,13 +47,21 @@ def is_the_users(filename: str) -> bool:
 
 def current_site() -> CallSite:
     """The call being made: the innermost line outside of torch and of this package, and the running module."""
-    location = None
-    for frame in _frames(sys._getframe(1)):
-        if is_the_users(frame.f_code.co_filename):
-            location = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            break
-    innermost = running_module(sys._getframe(1))
-    return CallSite(location, None if innermost is None else path_of(innermost, sys._getframe(1)))
+    frame = sys._getframe(1)
+    users = users_frame(frame)
+    location = None if users is None else f"{users.f_code.co_filename}:{users.f_lineno}"
+    return CallSite(location, running_path(frame))
+
+
+def users_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the user's code."""
+    return next((outer for outer in _frames(frame) if is_the_users(outer.f_code.co_filename)), None)
+
+
+def running_path(frame: FrameType | None) -> str | None:
+    """The name of the innermost module whose call this frame is part of, as `path_of` gives it."""
+    module = running_module(frame)
+    return None if module is None else path_of(module, frame)
 
 
 def running_module(frame: FrameType | None) -> nn.Module | None:

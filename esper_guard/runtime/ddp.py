@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from esper_guard.runtime.formats import has_strides
+from esper_guard.runtime.model_copy import check_module
 from esper_guard.runtime.tracing.comparison import same_strides
 
 
@@ -47,8 +48,7 @@ def check_ddp(model: nn.Module) -> tuple[StrideMismatch, ...]:
         TypeError: no module.
         ValueError: no parameter has a gradient yet.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"check_ddp() takes a module, not {type(model).__qualname__}")
+    check_module(model, "check_ddp")
     found = []
     gradients = 0
     for name, parameter in model.named_parameters():

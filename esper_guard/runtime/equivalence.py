@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides
 from esper_guard.runtime.hazards import hazard_guard
-from esper_guard.runtime.tracing.comparison import memory_format, same_strides
+from esper_guard.runtime.model_copy import check_module, copy_as_written
+from esper_guard.runtime.tracing.comparison import is_nchw, same_strides
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -67,9 +67,9 @@ def assert_layout_equivalent(
     """Fail if the model gives other numbers in channels_last than in NCHW, or compiled than eager.
 
     Four copies of the model run, forward and backward from gradients of ones: NCHW and channels_last, eager and
-    compiled. Compared are the outputs, the gradients of inputs and parameters, and of eager runs what every module
-    returns and the gradient that comes back to it; buffers, too. They run in float64, or in the model's own dtype if it can't. The
-    model, its buffers and its gradients stay as they are. A native crash that this package knows of
+    compiled. Compared are the outputs, buffers, the gradients of inputs and parameters, and of eager runs what every
+    module returns and the gradient that comes back to it. They run in float64, or in the model's own dtype if it can't.
+    The model, its buffers and its gradients stay as they are. A native crash that this package knows of
     (`hazard_guard`) raises instead; wrong numbers are shown.
 
     Args:
@@ -80,8 +80,7 @@ def assert_layout_equivalent(
         rtol: relative tolerance; both default to those of `torch.testing.assert_close` for the dtype.
         atol: absolute tolerance.
         train: in training mode, where BatchNorm uses the batch; else in evaluation mode.
-        strides: also fail if a 4-D or 5-D output is NCHW for channels_last inputs although the model's own format is
-            channels_last, or if compiled code returns other strides than eager code, apart from dimensions of size 1.
+        strides: also fail if a 4-D or 5-D output of the channels_last run is NCHW, or if compiled code returns other strides than eager code, apart from dimensions of size 1.
         backend: of torch.compile; None leaves the compiled runs out.
 
     Raises:
@@ -90,8 +89,7 @@ def assert_layout_equivalent(
         HazardError: the process would have crashed.
         Other errors are the model's own.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"assert_layout_equivalent() takes a module, not {type(model).__qualname__}")
+    check_module(model, "assert_layout_equivalent")
     if (rtol is None) != (atol is None):
         raise TypeError("assert_layout_equivalent() needs both of rtol and atol, or neither")
     tolerances = (rtol, atol)
@@ -163,16 +161,10 @@ def _seeded() -> Iterator[None]:
 
 
 def _prepared(model: nn.Module, variant: _Variant, train: bool, double: bool) -> nn.Module:
-    try:
-        copied = copy.deepcopy(getattr(model, "_orig_mod", model))
-    except Exception as error:
-        raise TypeError(
-            f"assert_layout_equivalent() can't copy this {type(model).__qualname__}: {error}"
-        ) from error
+    copied = copy_as_written(model, "assert_layout_equivalent")
     copied.train(train)
     copied.zero_grad(set_to_none=True)
     for module in copied.modules():
-        module._compiled_call_impl = None
         if isinstance(module, _DROPOUTS):
             module.eval()
     if double:
@@ -298,7 +290,7 @@ def _close(
 def _compare_formats(expected: _Run, actual: _Run) -> None:
     """Whether channels_last stayed, all the way."""
     for at, (one, other) in enumerate(zip(expected.outputs, actual.outputs, strict=True)):
-        if _format(one) == "nchw" and _format(other) == "nchw":
+        if is_nchw(one) and is_nchw(other):
             lost = next((passage.module for passage in actual.passages if _loses(passage)), None)
             where = f"; the first module to return NCHW is '{lost}'" if lost is not None else ""
             raise AssertionError(
@@ -307,11 +299,7 @@ def _compare_formats(expected: _Run, actual: _Run) -> None:
 
 
 def _loses(passage: _Passage) -> bool:
-    return any(_format(value) == "nchw" for value in passage.values)
-
-
-def _format(tensor: Tensor) -> str | None:
-    return memory_format(layout_of(tensor)) if tensor.dim() in CHANNELS_LAST_FORMATS else None
+    return any(map(is_nchw, passage.values))
 
 
 def _compare_strides(expected: _Run, actual: _Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from esper_guard.runtime.callsite import is_the_users
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides
+from esper_guard.runtime.model_copy import as_written, check_module, copy_as_written
 from esper_guard.runtime.tracing.mode import TracingMode
 from esper_guard.trace.layout_trace import LayoutTrace
 
@@ -61,9 +61,8 @@ def predict_layouts(
         RuntimeError: what the model does depends on data, or an operator has no fake implementation; the message
             names the operator and the line. Other errors are the model's own.
     """
-    model = getattr(model, "_orig_mod", model)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"predict_layouts() takes a module, not {type(model).__qualname__}")
+    check_module(model, "predict_layouts")
+    model = as_written(model)
     if move_to is not None and not isinstance(move_to, torch.memory_format):
         raise TypeError(f"move_to is a torch.memory_format, such as torch.channels_last, not {move_to!r}")
     mode = _mode_of(model)
@@ -106,16 +105,8 @@ def _fake_copy(model: nn.Module, mode: FakeTensorMode, move_to: torch.memory_for
                 registered = name in module._parameters or name in module._buffers
                 memo[id(tensor)] = _fake_state(tensor, path, mode, move_to if registered else None)
     memo[id(memo)] = list(memo.values())  # deepcopy's own way of keeping what it copied alive
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise TypeError(
-            f"predict_layouts() can't copy this {type(model).__qualname__}: {error}; "
-            "give it a __deepcopy__, or trace a real run with trace_layouts()"
-        ) from error
-    for module in copied.modules():
-        module._compiled_call_impl = None
-    return copied
+    remedy = "; give it a __deepcopy__, or trace a real run with trace_layouts()"
+    return copy_as_written(model, "predict_layouts", remedy, memo)
 
 
 def _fake_state(

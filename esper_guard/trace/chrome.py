@@ -35,7 +35,7 @@ def save_chrome(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
 def _entry(event: LayoutEvent, process: int) -> dict[str, Any]:
     details = msgspec.to_builtins(event)
     return {
-        "name": label(event),
+        "name": event.label,
         "cat": f"layout,{event.kind}",
         "ph": "X",
         "ts": (event.start_ns or 0) / 1000,
@@ -44,8 +44,3 @@ def _entry(event: LayoutEvent, process: int) -> dict[str, Any]:
         "tid": event.thread or 0,
         "args": {name: value for name, value in details.items() if not name.endswith("_ns")},
     }
-
-
-def label(event: LayoutEvent) -> str:
-    """What viewers show on an event."""
-    return f"{event.kind}: {event.source} -> {event.destination} at {event.location}"

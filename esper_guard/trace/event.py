@@ -71,3 +71,8 @@ class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
         if self.file is not None:
             return f"{self.file}:{self.line}"
         return f"parameter {self.parameter}" if self.parameter is not None else "(unknown)"
+
+    @property
+    def label(self) -> str:
+        """What timelines show: ``"hidden: channels_last -> nchw at model.py:41"``."""
+        return f"{self.kind}: {self.source} -> {self.destination} at {self.location}"

@@ -265,7 +265,8 @@ class LayoutTrace:
     def _by(self, name: Callable[[LayoutEvent], str]) -> dict[str, Cost]:
         costs: dict[str, Cost] = {}
         for event in self.events:
-            costs[name(event)] = costs.get(name(event), Cost()).plus(event)
+            key = name(event)
+            costs[key] = costs.get(key, Cost()).plus(event)
         return dict(sorted(costs.items(), key=lambda item: item[1].rank, reverse=True))
 
 

@@ -51,7 +51,7 @@ def harden(target: Hardened, hazards: Iterable[str] | None = None) -> Hardened:
         for hazard in select(hazards)
         if hazard.affects() and (hazards is not None or hazard.consequence is not Consequence.SLOW)
     ]
-    with protection.lock:
+    with protection.lock():
         for part in _parts(target):
             done = _marked(part)
             new = [hazard for hazard in chosen if hazard.id not in done and hazard.concerns(part)]
@@ -74,7 +74,7 @@ def unharden(target: Hardened) -> Hardened:
         TypeError: the target is neither a module nor an optimizer.
     """
     _check(target)
-    with protection.lock:
+    with protection.lock():
         for part in _parts(target):
             _unmark(part)
     return target

@@ -7,50 +7,40 @@ was made, with nothing to do when nothing is protected: taking it back would cra
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
+from esper_guard.runtime.fork_lock import ForkLock
 from esper_guard.runtime.hazards.callsites import CallSites
 from esper_guard.runtime.hazards.hazard import Hazard, OperatorCure
 from esper_guard.runtime.hazards.interpose import Handler, Interposition, has_operator
 
-lock = threading.RLock()
+lock: Final = ForkLock()
 _cured: Counter[Hazard] = Counter()
 _guarded: Counter[Hazard] = Counter()
 _installed: dict[str, Interposition] = {}
 _sites = CallSites()
 
 
-def _renew_lock() -> None:
-    global lock
-    lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
 def cure(hazards: Collection[Hazard]) -> None:
     """Repair the calls of these hazards, until `end_cure` was called as often."""
-    with lock:
+    with lock():
         _watch(hazards)
         _cured.update(hazards)
 
 
 def end_cure(hazards: Collection[Hazard]) -> None:
     """Take back one `cure`."""
-    with lock:
+    with lock():
         _take_back(_cured, hazards)
 
 
 def guard(hazards: Collection[Hazard]) -> None:
     """Raise at the calls of these hazards, unless they are cured, until `end_guard` was called as often."""
-    with lock:
+    with lock():
         _watch(hazards)
         _watch_forwards(hazards)
         _guarded.update(hazards)
@@ -58,7 +48,7 @@ def guard(hazards: Collection[Hazard]) -> None:
 
 def end_guard(hazards: Collection[Hazard]) -> None:
     """Take back one `guard`."""
-    with lock:
+    with lock():
         _take_back(_guarded, hazards)
         if not _guarded:
             _sites.clear()
@@ -71,7 +61,7 @@ def cured() -> frozenset[Hazard]:
 
 def end_all() -> None:
     """Protect from nothing, whatever is hardened or guarded."""
-    with lock:
+    with lock():
         _cured.clear()
         _guarded.clear()
         _sites.clear()

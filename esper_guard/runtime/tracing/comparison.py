@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from esper_guard.runtime.formats import Hint, Layout, has_strides, layout_of
-
-RANKS: Final = (4, 5)
-"""Of the tensors that have a channels_last format."""
+from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, Hint, Layout, has_strides, layout_of
 
 
 class Change(NamedTuple):
@@ -38,7 +35,7 @@ def change(source: Tensor, destination: Tensor) -> Change | None:
         source, destination = source.select(dimension, 0), destination.select(dimension, 0)
     unexpanded = layout_of(source)
     formats = {memory_format(unexpanded), memory_format(layout_of(destination))}
-    if source.dim() in RANKS and formats == {"nchw", "channels_last"}:
+    if source.dim() in CHANNELS_LAST_FORMATS and formats == {"nchw", "channels_last"}:
         return Change(unexpanded, after, True)
     return Change(before, after, False)
 
@@ -64,8 +61,8 @@ def memory_format(layout: Layout) -> Hint | None:
 
 
 def is_nchw(tensor: Tensor) -> bool:
-    """Whether a 4-D or 5-D tensor is NCHW and nothing else."""
-    return memory_format(layout_of(tensor)) == "nchw"
+    """Whether it is a 4-D or 5-D tensor, NCHW and nothing else."""
+    return tensor.dim() in CHANNELS_LAST_FORMATS and memory_format(layout_of(tensor)) == "nchw"
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -77,7 +74,7 @@ def is_channels_last(tensor: Tensor) -> bool:
         return False
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(0)
-    return tensor.dim() in RANKS and memory_format(layout_of(tensor)) == "channels_last"
+    return tensor.dim() in CHANNELS_LAST_FORMATS and memory_format(layout_of(tensor)) == "channels_last"
 
 
 def result_of_copy(source: Tensor, requested: torch.memory_format | None) -> Tensor:

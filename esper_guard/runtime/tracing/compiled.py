@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+from esper_guard.runtime.fork_lock import ForkLock
 
 _HOMES = ("torch._inductor.output_code", "torch._inductor.codecache")  # from torch 2.6 on, and before
 
 Notice = Callable[[], None]
 
-_lock = threading.RLock()
+_lock: Final = ForkLock()
 _notices: list[Notice] = []
 _original: tuple[Any, Any] | None = None
 
@@ -21,7 +22,7 @@ def watch(notice: Notice) -> bool:
 
     Before torch.compile is used for the first time there is nothing to watch, and nothing is imported for it.
     """
-    with _lock:
+    with _lock():
         _notices.append(notice)
         return _install()
 
@@ -29,7 +30,7 @@ def watch(notice: Notice) -> bool:
 def unwatch(notice: Notice) -> None:
     """End one `watch`."""
     global _original
-    with _lock:
+    with _lock():
         _notices.remove(notice)
         if not _notices and _original is not None:
             kind, run = _original

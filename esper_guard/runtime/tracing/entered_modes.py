@@ -6,18 +6,18 @@ they entered would leave them wrong, and some releases compile nothing from then
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import Final
 
 from torch.utils import _python_dispatch
+
+from esper_guard.runtime.fork_lock import ForkLock
 
 
 class _EnteredModes:
     """Saves torch's flags before the first of our modes is entered, and restores them after the last was left."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = ForkLock()
         self._entered = 0
         self._before: dict[str, object] = {}
 
@@ -36,11 +36,3 @@ class _EnteredModes:
 
 
 entered_modes: Final = _EnteredModes()
-
-
-def _renew_lock() -> None:
-    entered_modes.lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a thread that held it is not in the child
-    os.register_at_fork(after_in_child=_renew_lock)

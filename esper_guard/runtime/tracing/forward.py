@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import nn
 
-from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, path_of, running_module
+from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, running_path
 
 LIMIT = 2**16
 """Nodes remembered; a backward over a longer forward finds no line for the oldest."""
@@ -119,8 +119,7 @@ class Forward:
         return Place(None, -1, module) if found is None else Place(found.f_code, found.f_lasti, module)
 
     def _learn(self, module: nn.Module, frame: FrameType | None) -> tuple[weakref.ref[nn.Module], str | None]:
-        running = running_module(frame)  # another one, if torch.compile made this one around the user's
-        path = None if running is None else path_of(running, frame)
+        path = running_path(frame)  # of another one, if torch.compile made this one around the user's
         key, paths = id(module), self._paths
         known = paths[key] = (weakref.ref(module, lambda gone: paths.pop(key, None)), path)
         return known

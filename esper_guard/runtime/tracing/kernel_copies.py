@@ -10,18 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from esper_guard.runtime.fork_lock import ForkLock
 from esper_guard.runtime.hazards.interpose import Interposition
 
 Watcher = Callable[[Tensor, Tensor], None]
 """Called with destination and source after each copy."""
 
 _cuda: Any = torch.cuda  # torch left it untyped
-_lock = threading.RLock()
+_lock: Final = ForkLock()
 _users = 0
 _interposition: Interposition | None = None
 _watchers: dict[int, dict[object, Watcher]] = {}
@@ -50,7 +51,7 @@ def install() -> None:
         RuntimeError: this build of torch can't be watched.
     """
     global _users, _interposition
-    with _lock:
+    with _lock():
         if _interposition is None:
             try:
                 _interposition = Interposition("copy_.default", _copy)
@@ -68,12 +69,17 @@ def install() -> None:
 def uninstall() -> None:
     """End one `install`."""
     global _users, _interposition
-    with _lock:
+    with _lock():
         _users -= 1
         if not _users and _interposition is not None and _alone():
             _interposition.remove()
             _interposition = None
             _watchers.clear()
+
+
+def is_installed() -> bool:
+    """Whether calls of ``aten::copy_`` take the way through Python."""
+    return _interposition is not None
 
 
 _REFUSAL = (
@@ -109,8 +115,3 @@ def _copy(
     for watcher in tuple(_watchers.get(threading.get_ident(), {}).values()):
         watcher(destination, source)
     return result
-
-
-def is_installed() -> bool:
-    """Whether calls of ``aten::copy_`` take the way through Python."""
-    return _interposition is not None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
-from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, name_of, path_of, running_module
+from esper_guard.runtime.callsite import MODULE_CALL, is_the_users, name_of, running_path, users_frame
 from esper_guard.runtime.tracing.asked import AskedCopies
 from esper_guard.runtime.tracing.forward import NOWHERE, Forward, Place, running_node
 from esper_guard.trace.event import Phase
@@ -49,9 +49,7 @@ class Locator:
         """The origin of the call that this frame makes."""
         if running_backward() != -1:
             return self._in_backward(frame)
-        found, _ = self.forward.walk(frame)
-        running = running_module(frame)
-        module = None if running is None else path_of(running, frame)
+        found, module = users_frame(frame), running_path(frame)
         if found is None:
             return Origin(Place(None, -1, module), "forward")
         return Origin(Place(found.f_code, found.f_lasti, module), "forward", self._asked.asked(found))
@@ -87,7 +85,9 @@ class Locator:
 
 def _until_engine(frame: FrameType | None) -> tuple[FrameType | None, Phase, bool]:
     """Of the Python code that the engine runs: the innermost user's frame, the phase, and whether a module runs."""
-    found, phase, in_module = None, "backward", False
+    found: FrameType | None = None
+    phase: Phase = "backward"
+    in_module = False
     while frame is not None and frame.f_code.co_name != _ENGINE:
         code = frame.f_code
         if found is None and is_the_users(code.co_filename):
@@ -96,4 +96,4 @@ def _until_engine(frame: FrameType | None) -> tuple[FrameType | None, Phase, boo
             phase = "recompute"
         in_module = in_module or code.co_name == MODULE_CALL
         frame = frame.f_back
-    return found, phase, in_module  # type: ignore[return-value]
+    return found, phase, in_module

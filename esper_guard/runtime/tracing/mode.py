@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -18,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper_guard.runtime.formats import CHANNELS_LAST, CHANNELS_LAST_FORMATS, NCHW, has_strides, layout_of
 from esper_guard.runtime.tracing.comparison import (
-    RANKS,
     Change,
     change,
     expanded,
@@ -106,13 +106,13 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._number = next_number()
 
     def __enter__(self) -> Self:
-        with entered_modes.lock:
+        with entered_modes.lock():
             entered_modes.enter()
             super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        with entered_modes.lock:
+        with entered_modes.lock():
             super().__exit__(*error)  # type: ignore[no-untyped-call]
             entered_modes.leave()
 
@@ -159,7 +159,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rank = first.dim()
         if (rank == 4 or rank == 5) and has_strides(first):
             if first.is_contiguous():
-                if _any_not_contiguous(args) or (kwargs and _any_not_contiguous(tuple(kwargs.values()))):
+                if _any_not_contiguous(args) or (kwargs and _any_not_contiguous(kwargs.values())):
                     self._compare(func, args, kwargs, first)
             elif (
                 self._provenance.known
@@ -188,10 +188,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = args[0]
         requested = kwargs.get("memory_format")
         started = perf_counter_ns()
-        if profiler_runs() and has_strides(source) and not source.is_quantized:
-            with self._recorder.labelled(self._change(source, result_of_copy(source, requested))):
-                result = func(*args, **kwargs)
-        else:
+        with self._label_of_copy(func, source, requested) if profiler_runs() else nullcontext():
             result = func(*args, **kwargs)
         changed = self._change(source, result)
         if changed is not None:
@@ -212,10 +209,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         started = perf_counter_ns()
         if changed is None:
             return func(*args, **kwargs)
-        if profiler_runs():
-            with self._recorder.labelled(changed):
-                result = func(*args, **kwargs)
-        else:
+        with self._recorder.labelled(func, changed, destination):
             result = func(*args, **kwargs)
         self._recorder.copied(func, changed, source, destination, started)
         return result
@@ -249,6 +243,14 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             _python_dispatch._pop_mode()
 
+    def _label_of_copy(
+        self, func: Any, source: Tensor, requested: torch.memory_format | None
+    ) -> AbstractContextManager[Any]:
+        if not has_strides(source) or source.is_quantized:
+            return nullcontext()
+        result = result_of_copy(source, requested)
+        return self._recorder.labelled(func, self._change(source, result), result)
+
     def _change(self, source: Tensor, destination: Tensor) -> Change | None:
         """As `change`, and what a view of channels_last memory hides from it."""
         changed = change(source, destination)
@@ -273,7 +275,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _any_chosen(self, tensors: list[Tensor]) -> bool:
         """Whether one that kernels take for channels_last is so by choice."""
         return any(
-            tensor.dim() in RANKS
+            tensor.dim() in CHANNELS_LAST_FORMATS
             and has_strides(tensor)
             and layout_of(tensor).taken_for == "channels_last"
             and self._provenance.chosen(tensor)
@@ -296,7 +298,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors_in(features_of(func, args), kwargs):
             image = images and tensor.dim() == 3
             if (
-                (image or tensor.dim() in RANKS)
+                (image or tensor.dim() in CHANNELS_LAST_FORMATS)
                 and is_channels_last(tensor)
                 and self._provenance.chosen(tensor)
             ):
@@ -349,10 +351,8 @@ _handlers: dict[int, tuple[Any, Handler | None]] = {}  # by id: hashing an opera
 
 
 def _find_handler(func: Any) -> tuple[Any, Handler | None]:
-    known = _handlers[id(func)] = (
-        func,
-        _HANDLER_OF[sort_of(func)],
-    )  # the operator, so that its id stays its own
+    known = (func, _HANDLER_OF[sort_of(func)])  # the operator, so that its id stays its own
+    _handlers[id(func)] = known
     return known
 
 
@@ -366,11 +366,11 @@ def _is_not_contiguous(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_contiguous()
 
 
-def _any_not_contiguous(values: Arguments) -> bool:
+def _any_not_contiguous(values: Iterable[Any]) -> bool:
     for value in values:
         if isinstance(value, Tensor):
             if value.dim() > 2 and has_strides(value) and not value.is_contiguous():
                 return True
-        elif isinstance(value, list) and _any_not_contiguous(tuple(value)):
+        elif isinstance(value, list) and _any_not_contiguous(value):
             return True
     return False

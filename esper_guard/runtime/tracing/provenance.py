@@ -40,7 +40,7 @@ class Provenance:
 
     def __init__(self) -> None:
         self.known: dict[int, Known] = {}
-        """By the address of the storage."""
+        """By the address of the storage, which the weak reference keeps from being used again."""
 
     def note_view(self, before: Tensor, was_last: bool) -> None:
         """A view made a tensor channels_last that was not (``was_last`` is False), or hid that it was."""
@@ -66,12 +66,12 @@ class Provenance:
     def chosen(self, tensor: Tensor) -> bool:
         """Whether a channels_last tensor is so by choice; True for one that was never seen before."""
         entry = self.known.get(tensor.untyped_storage()._cdata)
-        return entry is None or entry.chosen or bool(entry.reference.expired())
+        return entry is None or entry.chosen
 
     def hides_channels_last(self, view: Tensor) -> bool:
         """Whether a tensor is a view of channels_last memory in which the channels still vary fastest, but not last."""
         entry = self.known.get(view.untyped_storage()._cdata)
-        if entry is None or not entry.last or entry.reference.expired():
+        if entry is None or not entry.last:
             return False
         fastest = [at for at, stride in enumerate(view.stride()) if stride == 1 and view.shape[at] != 1]
         return fastest != [] and fastest[-1] != _last_dimension(view)
@@ -79,8 +79,7 @@ class Provenance:
     def _note(self, tensor: Tensor, chosen: bool, last: bool) -> None:
         """What is known of a storage first, stays."""
         storage = tensor.untyped_storage()
-        entry = self.known.get(storage._cdata)
-        if entry is None or entry.reference.expired():
+        if storage._cdata not in self.known:
             if len(self.known) >= _SWEEP and len(self.known) % _SWEEP == 0:
                 self.known = {
                     key: known for key, known in self.known.items() if not known.reference.expired()

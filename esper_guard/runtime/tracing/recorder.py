@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from typing import Any
 
@@ -53,19 +52,16 @@ class Recorder:
         times = (perf_counter_ns(), 0)
         origin = self.locator.locate(sys._getframe(1))
         if profiler_runs():
-            with torch.profiler.record_function(_label("loss", changed, origin)):
+            with _label(_prototype(str(operator), "loss", origin, changed, result)):
                 pass
         self._add(operator, "loss", origin, changed, source, result, times)
 
-    @contextmanager
-    def labelled(self, changed: Change | None) -> Iterator[None]:
+    def labelled(self, operator: Any, changed: Change | None, result: Tensor) -> AbstractContextManager[Any]:
         """In torch.profiler's timeline, name the copy that is being made, if it is one between layouts."""
-        if changed is None:
-            yield
-            return
+        if changed is None or not profiler_runs():
+            return nullcontext()
         origin = self.locator.locate(sys._getframe(1))
-        with torch.profiler.record_function(_label(_kind_of(origin), changed, origin)):
-            yield
+        return _label(_prototype(str(operator), _kind_of(origin), origin, changed, result))
 
     def _add(
         self,
@@ -124,7 +120,5 @@ def _kind_of(origin: Origin) -> Kind:
     return "explicit" if origin.asked else "hidden"
 
 
-def _label(kind: Kind, changed: Change, origin: Origin) -> str:
-    place = origin.place
-    where = f"parameter {origin.parameter}" if origin.parameter else f"{place.file}:{place.line}"
-    return f"esper_guard {kind}: {changed.source} -> {changed.destination} at {where}"
+def _label(event: LayoutEvent) -> AbstractContextManager[Any]:
+    return torch.profiler.record_function(f"esper_guard {event.label}")
