@@ -19,6 +19,18 @@ ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def run_python(code: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own; ``options`` are those of `subprocess.run`."""
+    keywords: dict = {"capture_output": True, "text": True, "timeout": 120, "check": False, **options}
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], **keywords)  # noqa: PLW1510
+
+
+def run_without_torch(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command where torch is not installed."""
+    code = "import sys; sys.modules['torch'] = None; from esper_guard.cli import main; main()"
+    return run_python(code, *arguments, **options)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """``run("check", "a.py")``: the command in ``tmp_path``, in a process of its own, without colour."""

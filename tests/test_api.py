@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 
 import pytest
 
 import esper_guard
+from tests.conftest import run_python
 
 HOMES = {
     "esper_guard.runtime.formats": ["layout_of"],
@@ -29,12 +28,6 @@ HOMES = {
 }
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 @pytest.mark.parametrize(("home", "name"), [(home, name) for home, names in HOMES.items() for name in names])
 def test_every_name_is_importable_from_both_places(home: str, name: str) -> None:
     assert getattr(esper_guard, name) is getattr(importlib.import_module(home), name)
@@ -50,19 +43,19 @@ def test_every_public_name_resolves() -> None:
 
 
 def test_importing_the_package_imports_neither_half() -> None:
-    done = python("import sys, esper_guard; print({'torch', 'libcst'} & set(sys.modules))")
+    done = run_python("import sys, esper_guard; print({'torch', 'libcst'} & set(sys.modules))")
     assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_the_runtime_half_never_imports_libcst() -> None:
-    done = python(
+    done = run_python(
         "import sys; from esper_guard import *; print('libcst' in sys.modules, 'torch' in sys.modules)"
     )
     assert done.stdout.strip() == "False True", done.stderr
 
 
 def test_without_torch_the_error_says_how_to_get_it() -> None:
-    done = python(
+    done = run_python(
         "import sys\n"
         "class Missing:\n"
         "    def find_spec(self, name, path, target=None):\n"

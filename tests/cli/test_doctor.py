@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from esper_guard import HAZARDS
-from tests.conftest import Run
+from tests.conftest import Run, run_without_torch
 
 AFFECTED = [id for id, hazard in HAZARDS.items() if hazard.affects()]
 
@@ -63,9 +61,6 @@ def test_misuse_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
 
 
 def test_without_torch_it_says_how_to_get_it() -> None:
-    code = "import sys; sys.modules['torch'] = None; from esper_guard.cli import main; sys.argv[1:] = ['doctor']; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_without_torch("doctor")
     assert done.returncode == 2
     assert "esper-guard[torch]" in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from esper_guard import load_trace
-from tests.conftest import Run
+from tests.conftest import Run, run_without_torch
 
 PROGRAM = """\
 import sys
@@ -199,23 +199,11 @@ def test_a_report_of_what_is_no_trace(run: Run, project: Path) -> None:
 
 
 def test_a_report_needs_no_torch(traced: Path) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; from esper_guard.cli import main; "
-        "sys.argv[1:] = ['report', 'layout-trace.json']; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=traced, capture_output=True, text=True, check=False
-    )
+    done = run_without_torch("report", "layout-trace.json", cwd=traced)
     assert done.returncode == 0, done.stderr
 
 
 def test_tracing_without_torch_says_how_to_get_it(project: Path) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; from esper_guard.cli import main; "
-        "sys.argv[1:] = ['trace', 'train.py']; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False
-    )
+    done = run_without_torch("trace", "train.py", cwd=project)
     assert done.returncode == 2
     assert "esper-guard[torch]" in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_guard import HAZARDS, assert_layout_equivalent, check_ddp
+from tests.conftest import run_python
 from tests.runtime.models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -217,13 +216,6 @@ for after in (False, True):
             model(images).sum().backward()
     print([mismatch.name for mismatch in check_ddp(model)], trace.rank)
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-        )
+        done = run_python(code, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
         lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
         assert lines == ["[] 0", "['module.0.weight', 'module.1.weight'] 0"], done.stderr

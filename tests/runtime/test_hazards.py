@@ -8,7 +8,6 @@ import gc
 import io
 import os
 import pickle
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from esper_guard import HAZARDS, HazardError, SeedSlot, harden, hazard_guard, is
 from esper_guard.runtime.hazards import Consequence, protection
 from esper_guard.runtime.hazards.diagnosis import diagnose
 from esper_guard.runtime.hazards.hazard import OperatorCure
+from tests.conftest import run_python
 
 GROUP_NORM = HAZARDS["group-norm-null-write"]
 BATCH_NORM = HAZARDS["batch-norm-ghost-gradient"]
@@ -37,12 +37,6 @@ def _nothing_stays_protected() -> Iterator[None]:
 
 def nhwc(*shape: int, dtype: torch.dtype = torch.double) -> Tensor:
     return torch.randn(*shape, dtype=dtype).to(memory_format=torch.channels_last)
-
-
-def run_child(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 # The registry
@@ -234,7 +228,7 @@ def test_the_guard_nests_and_ends() -> None:
             pass
         with pytest.raises(HazardError):
             crash()
-    child = run_child(
+    child = run_python(
         "import torch\n"
         "from esper_guard import hazard_guard\n"
         "with hazard_guard(), hazard_guard(): pass\n"
@@ -298,7 +292,7 @@ print(len(raised), "raised", *raised[:1])
 
 
 def test_nothing_raises_without_a_guard() -> None:
-    child = run_child(UNGUARDED)
+    child = run_python(UNGUARDED)
     assert child.stdout == "0 raised\n", child.stderr
 
 
@@ -332,12 +326,12 @@ print(hung, "hung")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_while_a_thread_enters_a_guard() -> None:
-    child = run_child(FORKING)
+    child = run_python(FORKING)
     assert child.stdout == "0 hung\n", child.stderr
 
 
 def test_a_guard_that_ends_leaves_the_calls_of_other_threads_alone() -> None:
-    child = run_child(LEAVING)
+    child = run_python(LEAVING)
     assert child.stdout.split() == ["finished"] * 3, child.stderr
 
 
@@ -420,7 +414,7 @@ def test_hardening_survives(copied: Callable[[nn.Module], nn.Module]) -> None:
 @crashes_here
 def test_hardening_travels_into_another_process() -> None:
     model = pickle.dumps(harden(nn.GroupNorm(2, 4)))
-    child = run_child(
+    child = run_python(
         f"import pickle, torch; model = pickle.loads({model!r})\n"
         "model(torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)).sum().backward()\n"
         "print('alive')"
@@ -439,7 +433,7 @@ def test_hardening_survives_compilation(backend: str) -> None:
 
 @crashes_here
 def test_hardening_survives_ddp() -> None:
-    child = run_child(
+    child = run_python(
         "import os, tempfile, torch; from torch import nn; from esper_guard import harden\n"
         "store = 'file://' + tempfile.mkdtemp() + '/store'\n"
         "torch.distributed.init_process_group('gloo', init_method=store, rank=0, world_size=1)\n"

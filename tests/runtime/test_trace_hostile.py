@@ -9,8 +9,6 @@ import inspect
 import os
 import pickle
 import random
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils import _python_dispatch
 
 from esper_guard import assert_layout_equivalent, load_trace, merge, predict_layouts, trace_layouts
+from tests.conftest import run_python
 
 LAST = torch.channels_last
 
@@ -325,13 +324,7 @@ with torch.inference_mode():
         assert _get_current_dispatch_mode() is None
 print(interrupted)
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        done = run_python(code)
         assert done.stdout == "400\n", done.stderr
 
     def test_the_garbage_collector_may_copy_tensors(self) -> None:
@@ -351,13 +344,7 @@ with trace_layouts(keep_events=5) as trace:
         len(trace.events), trace.raw_events, str(trace)
 print("done")
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        done = run_python(code)
         assert done.stdout == "done\n", done.stderr
 
     def test_leaves_are_not_kept_alive(self) -> None:
@@ -399,6 +386,33 @@ print("done")
             child.join()
         counts = [load_trace(path).copies[0].count for path in tmp_path.iterdir()]
         assert counts == [1, 1]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_a_fork_while_another_thread_enters(self) -> None:
+        """In a process of its own, because the failure is a deadlock of the child."""
+        code = """
+import os, threading
+from esper_guard import trace_layouts
+from esper_guard.runtime.tracing import compiled, entered_modes, kernel_copies
+locks = [kernel_copies._lock, compiled._lock, entered_modes.entered_modes.lock]
+held, end = threading.Event(), threading.Event()
+def hold():
+    with locks[0](), locks[1](), locks[2]():
+        held.set()
+        end.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    with trace_layouts("deep"):
+        pass
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+end.set()
+"""
+        done = run_python(code, timeout=60)
+        assert done.stdout == "7\n", done.stderr
 
     def test_threads_that_leave_in_another_order(self) -> None:
         """torch's own flags must not stay set."""
@@ -484,13 +498,7 @@ model = Model()
 model(torch.randn(2, 3, 8, 8))
 print(len(predict_layouts(model, (2, 3, 8, 8), move_to=torch.channels_last).copies))
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        done = run_python(code, timeout=200)
         assert done.stdout == "1\n", done.stderr
 
     def test_train_without_a_result(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import subprocess
-import sys
 import threading
 import tracemalloc
 import weakref
@@ -23,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from esper_guard import LayoutTrace, load_trace, merge, trace_layouts
 from esper_guard.runtime.tracing import kernel_copies
+from tests.conftest import run_python
 
 COPY = 2 * 3 * 4 * 5 * 4
 LEVELS = ["dispatch", "deep"]
@@ -230,13 +229,7 @@ with trace_layouts("deep") as trace:
 found += [is_installed(), len(trace.copies) == 1 == trace.kernel_copies]
 print(found)
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=True,
-        )
+        done = run_python(code, check=True)
         assert done.stdout == "[False, True, False, False, True, False, True]\n"
 
     def test_a_build_without_it_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,13 +262,7 @@ try:
 except RuntimeError as error:
     print("level='deep'" in str(error), kernel_copies.is_installed())
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=True,
-        )
+        done = run_python(code, check=True)
         assert done.stdout == "removed\nTrue False\n"
 
     @pytest.mark.parametrize("value", [0.1, 7, True, 1 + 2j])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from esper_guard.trace.saved import schema
 from esper_guard.trace.sizes import format_size, parse_size
 from esper_guard.trace.table import render_costs
 from esper_guard.trace.tally import prototype_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_python
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -321,7 +319,7 @@ class TestFiles:
             "import sys, esper_guard; t = esper_guard.load_trace(sys.argv[1]); print(esper_guard.merge([t, t])); "
             "assert not {'torch', 'libcst', 'click'} & set(sys.modules)"
         )
-        subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+        run_python(code, str(path), check=True)
 
 
 class TestChrome:
