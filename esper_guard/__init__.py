@@ -8,9 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_guard.integrations.annotated import ChannelsLast as ChannelsLast
+    from esper_guard.integrations.annotated import ChannelsLast3d as ChannelsLast3d
+    from esper_guard.integrations.annotated import Contiguous as Contiguous
+    from esper_guard.integrations.annotated import SameFormatAs as SameFormatAs
     from esper_guard.runtime.ddp import StrideMismatch as StrideMismatch
     from esper_guard.runtime.ddp import check_ddp as check_ddp
     from esper_guard.runtime.equivalence import assert_layout_equivalent as assert_layout_equivalent
+    from esper_guard.runtime.expectations.error import MemoryFormatError as MemoryFormatError
+    from esper_guard.runtime.expectations.error import MemoryFormatWarning as MemoryFormatWarning
+    from esper_guard.runtime.expectations.expects import expects as expects
     from esper_guard.runtime.feature_gate import FeatureGate as FeatureGate
     from esper_guard.runtime.formats import Layout as Layout
     from esper_guard.runtime.formats import layout_of as layout_of
@@ -39,8 +46,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "integrations.annotated": ("ChannelsLast", "ChannelsLast3d", "Contiguous", "SameFormatAs"),
     "runtime.ddp": ("StrideMismatch", "check_ddp"),
     "runtime.equivalence": ("assert_layout_equivalent",),
+    "runtime.expectations.error": ("MemoryFormatError", "MemoryFormatWarning"),
+    "runtime.expectations.expects": ("expects",),
     "runtime.feature_gate": ("FeatureGate",),
     "runtime.formats": ("Layout", "layout_of"),
     "runtime.hazards": ("HAZARDS", "HazardError", "harden", "hazard_guard", "is_hardened", "unharden"),

@@ -38,7 +38,9 @@ def is_the_users(filename: str) -> bool:
     packages = [Path(module.__file__ or "").parent for module in (torch, esper_guard)]
     standard_library = sysconfig.get_path("stdlib") + os.sep
     return not (
-        filename.startswith(("<frozen", "<eval_with_key>", *(f"{package}{os.sep}" for package in packages)))
+        filename.startswith(
+            ("<frozen", "<eval_with_key>", "<esper_guard", *(f"{package}{os.sep}" for package in packages))
+        )
         or filename.endswith("typing_extensions.py")
         or f"{os.sep}torchinductor_" in filename
         or (filename.startswith(standard_library) and f"{os.sep}site-packages{os.sep}" not in filename)

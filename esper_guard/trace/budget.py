@@ -25,10 +25,7 @@ def check_budget(
     if copies is None and size is None and losses is None:
         raise TypeError("assert_max() needs a bound: copies, bytes or losses")
     for name, bound in (("copies", copies), ("losses", losses)):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
-            raise TypeError(f"assert_max({name}=...) takes a number, not {type(bound).__qualname__}")
-        if bound is not None and bound < 0:
-            raise ValueError(f"assert_max({name}={bound}): a bound can't be negative")
+        check_bound("assert_max", name, bound)
     if isinstance(ignore, str):
         raise TypeError("assert_max(ignore=...) takes a list of patterns, not a string")
     most = None if size is None else parse_size(size)
@@ -57,6 +54,14 @@ def check_budget(
         raise AssertionError(_message(broken, costliest(blamed), unseen))
     if unseen:
         warnings.warn(f"assert_max() can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=3)
+
+
+def check_bound(caller: str, name: str, bound: object) -> None:
+    """Raise TypeError or ValueError if it is neither a number of events nor None."""
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+        raise TypeError(f"{caller}({name}=...) takes a number, not {type(bound).__qualname__}")
+    if bound is not None and bound < 0:
+        raise ValueError(f"{caller}({name}={bound}): a bound can't be negative")
 
 
 def matches(event: LayoutEvent, pattern: str) -> bool:

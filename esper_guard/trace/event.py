@@ -66,6 +66,12 @@ class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
         return self.kind in ("explicit", "hidden")
 
     @property
+    def leaves_channels_last(self) -> bool:
+        """Whether it is a loss, or a copy to NCHW."""
+        to_nchw = self.kind == "loss" or (self.is_copy and "channels_last" not in self.destination)
+        return to_nchw and self.changes_format
+
+    @property
     def location(self) -> str:
         """``"file:line"``, ``"parameter NAME"``, or ``"(unknown)"``."""
         if self.file is not None:

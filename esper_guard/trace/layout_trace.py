@@ -141,11 +141,7 @@ class LayoutTrace:
     @property
     def first_loss(self) -> LayoutEvent | None:
         """Where channels_last was lost first: a loss, or a copy to NCHW."""
-        for event in self.events:
-            lost = event.kind == "loss" or (event.is_copy and "channels_last" not in event.destination)
-            if lost and event.changes_format:
-                return event
-        return None
+        return next((event for event in self.events if event.leaves_channels_last), None)
 
     def by_line(self) -> dict[str, Cost]:
         """``{"file:line": cost}``, the costliest first. Gradients are under ``"parameter NAME"``."""

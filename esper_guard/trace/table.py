@@ -29,6 +29,11 @@ def describe(event: LayoutEvent) -> str:
     return f"{_where(event)}: {event.kind}, {size}{times}: {_what(event)}"
 
 
+def describe_place(event: LayoutEvent) -> str:
+    """Where it happened, and by which operator."""
+    return f"{_where(event)}: {_action(event)}"
+
+
 def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
     """Sums, the costliest ``rows`` events, where the format was lost first, and what could not be seen."""
     events = costliest(trace.events)
@@ -47,7 +52,7 @@ def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
 def render_notes(trace: LayoutTrace) -> str:
     """Where the format was lost first, and what could not be seen."""
     first = trace.first_loss
-    lost = [] if first is None else [f"channels_last first became NCHW at {_where(first)}: {_action(first)}"]
+    lost = [] if first is None else [f"channels_last first became NCHW at {describe_place(first)}"]
     return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esper_guard.runtime.compiling import keep_dynamo_out
 from esper_guard.runtime.formats import CHANNELS_LAST, CHANNELS_LAST_FORMATS, NCHW, has_strides, layout_of
 from esper_guard.runtime.tracing.comparison import (
     Change,
@@ -76,7 +77,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """torch's own way to keep Dynamo out imports it, and costs 2 us for each operator: see `_keep_dynamo_out`."""
+        """torch's own way to keep Dynamo out imports it, and costs 2 us for each operator: see `keep_dynamo_out`."""
         return not hasattr(torch._C._dynamo.eval_frame, "set_code_exec_strategy")
 
     @classmethod
@@ -325,16 +326,14 @@ class DeepTracingMode(TracingMode):  # type: ignore[no-untyped-call]
             return super().__torch_dispatch__(func, types, args, kwargs)
 
 
-def _keep_dynamo_out(code: CodeType) -> None:
-    """Let Dynamo compile neither a function nor what it calls."""
-    dynamo: Any = torch._C._dynamo.eval_frame
-    if hasattr(dynamo, "set_code_exec_strategy"):
-        skip = dynamo._FrameAction.SKIP
-        dynamo.set_code_exec_strategy(code, dynamo._FrameExecStrategy(skip, skip))
+def running_traces() -> list[LayoutTrace]:
+    """Those that this thread writes, the innermost first."""
+    modes = reversed(_python_dispatch._get_current_dispatch_mode_stack())
+    return [mode._trace for mode in modes if isinstance(mode, TracingMode)]
 
 
 for _mode in (TracingMode, DeepTracingMode):
-    _keep_dynamo_out(_mode.__torch_dispatch__.__code__)
+    keep_dynamo_out(_mode.__torch_dispatch__.__code__)
 
 _COPYING: Final = frozenset({Sort.COPY, Sort.COPY_INTO, Sort.COPY_LISTS_INTO})
 _HANDLER_OF: Final[dict[Sort, Handler | None]] = {

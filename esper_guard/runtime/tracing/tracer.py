@@ -8,10 +8,9 @@ import inspect
 import multiprocessing.util
 import os
 import threading
-import types
 import warnings
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast, get_args
@@ -23,6 +22,7 @@ from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.decorating import check_decorated
 from esper_guard.runtime.tracing import compiled, kernel_copies
 from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
+from esper_guard.runtime.tracing.steps import awaitable, step
 from esper_guard.trace.event import Level
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.saved import path_of
@@ -133,13 +133,13 @@ class trace_layouts:  # noqa: N801 - used like a function
         if inspect.iscoroutinefunction(function):
 
             async def traced(*args: Any, **kwargs: Any) -> Any:
-                return await _awaitable(self._step(function(*args, **kwargs).__await__()))
+                return await awaitable(step(self, function(*args, **kwargs).__await__()))
 
             return traced
         if inspect.isgeneratorfunction(function):
 
             def generated(*args: Any, **kwargs: Any) -> Any:
-                return (yield from self._step(function(*args, **kwargs)))
+                return (yield from step(self, function(*args, **kwargs)))
 
             return generated
 
@@ -148,24 +148,6 @@ class trace_layouts:  # noqa: N801 - used like a function
                 return function(*args, **kwargs)
 
         return called
-
-    def _step(self, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Run a generator; while it is suspended, its caller is not traced."""
-        proceed: Callable[[], Any] = functools.partial(next, generator)
-        while True:
-            try:
-                with self:
-                    item = proceed()
-            except StopIteration as end:
-                return end.value
-            try:
-                proceed = functools.partial(generator.send, (yield item))
-            except GeneratorExit:
-                with self:
-                    generator.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                proceed = functools.partial(generator.throw, error)
 
     def _begin(self, entered: _Entered) -> None:
         deep = self.trace.level == "deep"
@@ -230,11 +212,6 @@ def _remove_worker_files(path: Path) -> None:
     """Those of an earlier run, whose trace is about to be replaced."""
     for stale in path.parent.glob(f"{glob.escape(path.stem)}.worker-*{glob.escape(path.suffix)}"):
         stale.unlink(missing_ok=True)
-
-
-@types.coroutine
-def _awaitable(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    return (yield from steps)
 
 
 _live: weakref.WeakSet[trace_layouts] = weakref.WeakSet()

@@ -1,0 +1,1 @@
+"""esper-guard within other tools."""

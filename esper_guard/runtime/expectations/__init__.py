@@ -1,0 +1,1 @@
+"""What memory formats are expected of arguments, results and models."""

@@ -1,0 +1,90 @@
+"""The tensors in a value, however deep, with their paths."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from esper_guard.runtime.expectations.places import Step, spelled
+
+Path: TypeAlias = "str | tuple[Path, Step]"
+"""A name, or a step from where another path leads."""
+
+
+Leaf: TypeAlias = tuple[Path, Tensor]
+
+
+def leaves_of(value: Any, path: Path) -> list[Leaf]:
+    """All tensors of tuples, lists, sets, deques, mappings, dataclasses, attrs classes and registered pytrees.
+
+    Other objects hold none. What contains itself is entered once.
+    """
+    found: list[Leaf] = []
+    _collect(value, path, found, ())
+    return found
+
+
+def _collect(value: Any, path: Path, found: list[Leaf], around: tuple[Any, ...]) -> None:
+    if isinstance(value, Tensor):
+        found.append((path, value))
+        return
+    parts = parts_of(value)
+    if parts and not _is_among(value, around):
+        around = (*around, value)
+        for step, part in parts:
+            _collect(part, (path, step), found, around)
+
+
+def parts_of(value: Any) -> list[tuple[Step, Any]] | None:
+    """What a container consists of; None if it is none."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return [(("[", index), part) for index, part in enumerate(value)]
+    if kind is dict:
+        return [(("[", key), part) for key, part in value.items()]
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return None
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return [((".", name), getattr(value, name)) for name in kind._fields]
+    if isinstance(value, (tuple, list, deque, AbstractSet)):
+        return [(("[", index), part) for index, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return [(("[", key), part) for key, part in value.items()]
+    if hasattr(kind, "__dataclass_fields__"):  # not dataclasses.fields(), which Dynamo did not know
+        return [
+            ((".", name), getattr(value, name)) for name in kind.__dataclass_fields__ if hasattr(value, name)
+        ]
+    if hasattr(kind, "__attrs_attrs__"):
+        names = [field.name for field in kind.__attrs_attrs__]
+        return [((".", name), getattr(value, name)) for name in names if hasattr(value, name)]
+    node = _pytree.SUPPORTED_NODES.get(kind)
+    if node is not None:
+        return [(("[", index), part) for index, part in enumerate(node.flatten_fn(value)[0])]
+    return None
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether it stands for a tensor that does not exist yet, while torch.fx traces."""
+    return isinstance(value, torch.fx.Proxy)
+
+
+def spell(path: Path) -> str:
+    """``"batch['image'][0]"``."""
+    steps: list[str] = []
+    while not isinstance(path, str):
+        path, step = path
+        steps.append(spelled(step))
+    return path + "".join(reversed(steps))
+
+
+def _is_among(item: Any, others: tuple[Any, ...]) -> bool:
+    for other in others:  # not `in`, which compares tensors, nor id(), which Dynamo does not know  # noqa: SIM110
+        if other is item:
+            return True
+    return False

@@ -1,0 +1,81 @@
+"""Where a value stands: ``x``, ``self.weight``, ``batch['image'][0]``."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any, Final, TypeAlias
+
+MISSING: Final = object()
+"""What stands where nothing does."""
+
+Step: TypeAlias = tuple[str, Any]
+"""``(".", "weight")`` or ``("[", 0)``."""
+
+
+class Place:
+    """A name, and the way from it."""
+
+    def __init__(self, name: str, steps: tuple[Step, ...] = ()) -> None:
+        self.name = name
+        self.steps = steps
+        self.text = name + "".join(map(spelled, steps))
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read ``"self.weight"`` or ``"batch['image'][0]"``.
+
+        Raises:
+            ValueError: it is not of this form.
+        """
+        try:
+            node = ast.parse(text, mode="eval").body
+            name, steps = _read(node)
+        except (SyntaxError, ValueError, RecursionError):
+            raise ValueError(
+                f"'{text}' names no value: write a parameter, with attributes or items, such as x, self.weight or "
+                "batch['image'][0]"
+            ) from None
+        return cls(name, steps)
+
+    def of(self, value: Any) -> Any:
+        """What the steps lead to from a value; `MISSING` if there is no such item.
+
+        Raises:
+            AttributeError: there is no such attribute.
+        """
+        for kind, key in self.steps:
+            if value is MISSING or value is None:
+                return value
+            if kind == ".":
+                value = getattr(value, key)
+            else:
+                try:
+                    value = value[key]
+                except (KeyError, IndexError):
+                    return MISSING
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def spelled(step: Step) -> str:
+    """``".weight"`` or ``"[0]"``."""
+    kind, key = step
+    return f".{key}" if kind == "." else f"[{key!r}]"
+
+
+def _read(node: ast.expr) -> tuple[str, tuple[Step, ...]]:
+    """The name that an expression begins with, and the steps from it."""
+    if isinstance(node, ast.Name):
+        return node.id, ()
+    if isinstance(node, ast.Attribute):
+        name, steps = _read(node.value)
+        return name, (*steps, (".", node.attr))
+    if isinstance(node, ast.Subscript):
+        name, steps = _read(node.value)
+        return name, (*steps, ("[", ast.literal_eval(node.slice)))
+    raise ValueError(f"no attribute or item: {ast.dump(node)}")

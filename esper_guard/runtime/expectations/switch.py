@@ -1,0 +1,56 @@
+"""``ESPER_GUARD``: whether expectations are checked, and what happens where they are not met."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Literal, cast, get_args
+
+import torch
+
+from esper_guard.nearest import did_you_mean
+from esper_guard.runtime.compiling import keep_dynamo_out
+from esper_guard.runtime.expectations.error import MemoryFormatError, MemoryFormatWarning, Violation, error_of
+
+Switch = Literal["off", "warn", "raise"]
+
+_SAYS_WHY = torch.__version__ >= "2.8"
+"""Whether ``fullgraph=True`` repeats the reason of a graph break."""
+_VARIABLE = "ESPER_GUARD"
+
+
+def switch() -> Switch:
+    """What the environment says; "raise" if it says nothing.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    text = os.environ.get(_VARIABLE, "").strip().lower()
+    if text and text not in get_args(Switch):
+        known = get_args(Switch)
+        raise ValueError(
+            f"{_VARIABLE}={text}: there are {', '.join(known[:-1])} and {known[-1]}{did_you_mean(text, known)}"
+        )
+    return cast(Switch, text or "raise")
+
+
+def report(where: str, violations: list[Violation], stacklevel: int = 2) -> None:
+    """Raise, warn, or neither. Code that is being compiled does so when it has come back from there."""
+    if torch.compiler.is_compiling():
+        first = violations[0]
+        why = f"{where}: {first.path} is {first.found}, expected {first.wanted}"
+        torch._dynamo.graph_break(*((why,) if _SAYS_WHY else ()))
+    deliver(error_of(where, violations), stacklevel + 1)
+
+
+def deliver(error: MemoryFormatError, stacklevel: int) -> None:
+    """Raise an error, warn of it, or neither."""
+    mode = switch()
+    if mode == "raise":
+        raise error
+    if mode == "warn":
+        warnings.warn(str(error), MemoryFormatWarning, stacklevel=stacklevel + 1)
+
+
+keep_dynamo_out(deliver.__code__)
+deliver._torchdynamo_disable = True  # type: ignore[attr-defined]  # nor inline it: Dynamo 2.8 fails on `raise error`
