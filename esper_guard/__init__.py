@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from esper_guard.runtime.expectations.error import MemoryFormatError as MemoryFormatError
     from esper_guard.runtime.expectations.error import MemoryFormatWarning as MemoryFormatWarning
     from esper_guard.runtime.expectations.expects import expects as expects
+    from esper_guard.runtime.expectations.first_loss import first_loss as first_loss
+    from esper_guard.runtime.expectations.model_guard import guard as guard
     from esper_guard.runtime.feature_gate import FeatureGate as FeatureGate
     from esper_guard.runtime.formats import Layout as Layout
     from esper_guard.runtime.formats import layout_of as layout_of
@@ -51,6 +53,8 @@ _HOMES = {
     "runtime.equivalence": ("assert_layout_equivalent",),
     "runtime.expectations.error": ("MemoryFormatError", "MemoryFormatWarning"),
     "runtime.expectations.expects": ("expects",),
+    "runtime.expectations.first_loss": ("first_loss",),
+    "runtime.expectations.model_guard": ("guard",),
     "runtime.feature_gate": ("FeatureGate",),
     "runtime.formats": ("Layout", "layout_of"),
     "runtime.hazards": ("HAZARDS", "HazardError", "harden", "hazard_guard", "is_hardened", "unharden"),

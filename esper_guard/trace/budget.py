@@ -28,32 +28,49 @@ def check_budget(
         check_bound("assert_max", name, bound)
     if isinstance(ignore, str):
         raise TypeError("assert_max(ignore=...) takes a list of patterns, not a string")
-    most = None if size is None else parse_size(size)
     patterns = list(ignore)
-    counted = [
-        event
-        for event in events
-        if event.changes_format and event.kind != "internal" and not any(matches(event, p) for p in patterns)
-    ]
-    copied = [event for event in counted if event.is_copy]
-    lost = [event for event in counted if event.kind == "loss"]
+    counted = [event for event in events if not any(matches(event, pattern) for pattern in patterns)]
+    message = exceeded(counted, unseen, copies, None if size is None else parse_size(size), losses)
+    if message is not None:
+        raise AssertionError(message)
+    if unseen:
+        warnings.warn(f"assert_max() can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=3)
+
+
+def exceeded(
+    events: Sequence[LayoutEvent],
+    unseen: Sequence[str],
+    copies: int | None = None,
+    size: int | None = None,
+    losses: int | None = None,
+) -> str | None:
+    """What to say if events that change formats exceed a bound; ``size`` is in bytes. None if they don't."""
+    copied = [event for event in events if event.changes_format and event.is_copy]
+    lost = [event for event in events if event.kind == "loss"]
     number, total = sum(event.count for event in copied), sum(event.bytes for event in copied)
     losing = sum(event.count for event in lost)
     broken: list[str] = []
     blamed: list[LayoutEvent] = []
     if copies is not None and number > copies:
         broken.append(f"{plural(number, 'layout copy')}, at most {copies} allowed")
-    if most is not None and total > most:
-        broken.append(f"{format_size(total)} copied, at most {format_size(most)} allowed")
+    if size is not None and total > size:
+        broken.append(f"{format_size(total)} copied, at most {format_size(size)} allowed")
     if broken:
         blamed += copied
     if losses is not None and losing > losses:
         broken.append(f"{plural(losing, 'format loss')}, at most {losses} allowed")
         blamed += lost
-    if broken:
-        raise AssertionError(_message(broken, costliest(blamed), unseen))
-    if unseen:
-        warnings.warn(f"assert_max() can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=3)
+    return explain("; ".join(broken), blamed, unseen) if broken else None
+
+
+def explain(headline: str, blamed: Sequence[LayoutEvent], unseen: Sequence[str] = ()) -> str:
+    """A headline, and below it the costliest of the events that are to blame."""
+    worst = costliest(blamed)
+    lines = [headline, *(f"  {describe(event)}" for event in worst[:_SHOWN])]
+    if len(worst) > _SHOWN:
+        lines.append(f"  and {len(worst) - _SHOWN} more: print(trace) lists them")
+    lines += [f"  not seen: {sentence}" for sentence in unseen]
+    return "\n".join(lines)
 
 
 def check_bound(caller: str, name: str, bound: object) -> None:
@@ -71,11 +88,3 @@ def matches(event: LayoutEvent, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in [*places, *names]) or any(
         fnmatchcase(place, f"*/{pattern}") for place in places
     )
-
-
-def _message(broken: list[str], blamed: Sequence[LayoutEvent], unseen: Iterable[str]) -> str:
-    lines = ["; ".join(broken), *(f"  {describe(event)}" for event in blamed[:_SHOWN])]
-    if len(blamed) > _SHOWN:
-        lines.append(f"  and {len(blamed) - _SHOWN} more: print(trace) lists them")
-    lines += [f"  not seen: {sentence}" for sentence in unseen]
-    return "\n".join(lines)

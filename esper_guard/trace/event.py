@@ -53,12 +53,20 @@ class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     """The innermost running module, by its name in the outermost: ``"layers.0.conv"``."""
     parameter: str | None = None
     """Whose gradient is accumulated, where that made the copy; such an event has no line."""
+    tests: tuple[str, ...] = ()
+    """The tests that ran the line, by their pytest ids, where pytest collected the trace."""
     start_ns: Count | None = None
     """Of a raw event: nanoseconds of ``time.perf_counter_ns()``."""
     duration_ns: Count | None = None
     """Of a raw event: how long the operator kept the calling thread; on a GPU not how long the copy took."""
     thread: Count | None = None
     """Of a raw event: ``threading.get_native_id()``."""
+
+    def __str__(self) -> str:
+        """``"model.py:41 (layers.0): loss, once: aten.cat.default channels_last -> nchw, 2x8x4x4 float32"``."""
+        from esper_guard.trace.table import describe
+
+        return describe(self)
 
     @property
     def is_copy(self) -> bool:

@@ -44,6 +44,13 @@ class SavedTrace(Struct, kw_only=True, forbid_unknown_fields=True):
 
 def save_trace(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
     """See `LayoutTrace.save`."""
+    target = path_of(trace, path)
+    write_atomically(target, msgspec.json.format(encode(trace), indent=1) + b"\n")
+    return target
+
+
+def encode(trace: LayoutTrace) -> bytes:
+    """The file's content, in one line."""
     saved = SavedTrace(
         format=FORMAT,
         version=VERSION,
@@ -57,9 +64,7 @@ def save_trace(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
         events=list(trace.events),
         raw_events=list(trace.raw_events),
     )
-    target = path_of(trace, path)
-    write_atomically(target, msgspec.json.format(msgspec.json.encode(saved), indent=1) + b"\n")
-    return target
+    return msgspec.json.encode(saved)
 
 
 def path_of(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
@@ -89,6 +94,15 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
         saved = msgspec.json.decode(content, type=SavedTrace)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: a damaged layout trace: {error}; record it again") from error
+    return _trace_of(saved)
+
+
+def decode(content: bytes | str) -> LayoutTrace:
+    """The trace that `encode` wrote, without a word for anything else."""
+    return _trace_of(msgspec.json.decode(content, type=SavedTrace))
+
+
+def _trace_of(saved: SavedTrace) -> LayoutTrace:
     trace = LayoutTrace(saved.level, saved.keep_events, torch_version=saved.torch, rank=saved.rank)
     trace.calls = Counter(saved.calls)
     trace.kernel_copies = saved.kernel_copies

@@ -16,6 +16,7 @@ def prototype_of(event: LayoutEvent) -> LayoutEvent:
         source_shape=(),
         shape=(),
         shapes_vary=False,
+        tests=(),
         start_ns=None,
         duration_ns=None,
         thread=None,
@@ -25,13 +26,14 @@ def prototype_of(event: LayoutEvent) -> LayoutEvent:
 class Tally:
     """A running sum, with the shapes of the costliest occurrence."""
 
-    __slots__ = ("_bytes", "_count", "_largest", "_prototype", "_shapes", "_vary")
+    __slots__ = ("_bytes", "_count", "_largest", "_prototype", "_shapes", "_tests", "_vary")
 
     def __init__(self, prototype: LayoutEvent) -> None:
         self._prototype = prototype
         self._count = self._bytes = 0
         self._largest = -1
         self._shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._tests: dict[str, None] = {}
         self._vary = False
 
     def add(self, size: int, source_shape: tuple[int, ...], shape: tuple[int, ...], count: int = 1) -> None:
@@ -47,6 +49,7 @@ class Tally:
         """All the occurrences of an event."""
         self.add(event.bytes, event.source_shape, event.shape, event.count)
         self._vary = self._vary or event.shapes_vary
+        self._tests.update(dict.fromkeys(event.tests))
 
     def event(self) -> LayoutEvent:
         """The sum as it stands."""
@@ -58,6 +61,7 @@ class Tally:
             source_shape=source_shape,
             shape=shape,
             shapes_vary=self._vary,
+            tests=tuple(self._tests),
         )
 
     def single(

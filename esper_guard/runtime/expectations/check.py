@@ -39,8 +39,21 @@ References: TypeAlias = "dict[str, list[Reference]]"
 class Check:
     """Collects what is not as expected of one call. Written so that Dynamo can trace it, torch 2.4's as well."""
 
-    def __init__(self, ambiguous: Ambiguous, references: References) -> None:
+    def __init__(
+        self,
+        ambiguous: Ambiguous,
+        references: References,
+        *,
+        lenient: bool = False,
+        made: bool = False,
+    ) -> None:
+        """``lenient``: pass over tensors that can't have the format even if they are not in a container.
+
+        ``made``: the values come out of what is checked, so that the remedy lies within.
+        """
         self.ambiguous = ambiguous
+        self.lenient = lenient
+        self.made = made
         self.references = references
         self.violations: list[Violation] = []
 
@@ -83,10 +96,10 @@ class Check:
                 self.value(part, _part(value, name), (path, (".", name)))
 
     def _leaves(self, expectation: Format | Same | Predicate, value: Any, path: Path) -> None:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not self.lenient:
             self._tensor(expectation, value, path, path)
             return
-        if value is not None and parts_of(value) is None:
+        if value is not None and not self.lenient and parts_of(value) is None:
             self._report(path, _kind_of(value), f"a {expectation.text} tensor")
             return
         for here, tensor in leaves_of(value, path):
@@ -122,7 +135,11 @@ class Check:
                 self._report(path, str(layout), wanted, tensor)
             return
         _, other, rank = reference
-        if tensor.dim() in CHANNELS_LAST_FORMATS or rank == tensor.dim() or path is root:
+        if (
+            tensor.dim() in CHANNELS_LAST_FORMATS
+            or rank == tensor.dim()
+            or (path is root and not self.lenient)
+        ):
             format = _same_format(other, layout, self.ambiguous)
             if format is not None:
                 self._report(path, str(layout), f"{expectation.text} ({other})", tensor, format)
@@ -150,7 +167,7 @@ class Check:
             return
         least: list[Violation] | None = None
         for alternative in expectation.expectations:
-            check = Check(self.ambiguous, self.references)
+            check = Check(self.ambiguous, self.references, lenient=self.lenient, made=self.made)
             check.value(alternative, value, path)
             if not check.violations:
                 return
@@ -175,7 +192,7 @@ class Check:
                 strides=tuple(tensor.stride()) if plain else None,
                 kind=f"{str(tensor.dtype).removeprefix('torch.')} {tensor.device}",
                 lost_at=where_lost(tensor) if plain else None,
-                remedy=remedy_for(tensor, format, spelled) if plain and format is not None else "",
+                remedy=remedy_for(tensor, format, self.made) if plain and format is not None else "",
             )
         )
 

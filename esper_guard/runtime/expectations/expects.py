@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, overload
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -22,6 +22,7 @@ from esper_guard.runtime.expectations.wanted import (
     Format,
     Leaves,
     Written,
+    check_ambiguous,
     parse,
     relations,
 )
@@ -120,11 +121,7 @@ def expects(
     scope = sys._getframe(1).f_locals
     if places is not None and not isinstance(places, Mapping):
         return _Expecting({}, None, "accept", Bounds(None, None), scope).decorate(places)
-    if ambiguous not in get_args(Ambiguous):
-        known = get_args(Ambiguous)
-        raise ValueError(
-            f"ambiguous='{ambiguous}': there are {', '.join(known)}{did_you_mean(str(ambiguous), known)}"
-        )
+    check_ambiguous(ambiguous)
     expected = {
         Place.parse(text): parse(written) for text, written in {**(places or {}), **parameters}.items()
     }
@@ -275,7 +272,7 @@ class _Expectations:
         return references
 
     def _leave(self, result: Any, references: References | None) -> None:
-        check = Check(self._ambiguous, references or {})
+        check = Check(self._ambiguous, references or {}, made=True)
         check.value(self._returns, result, RESULT)
         if check.violations:
             report(self._where, check.violations, stacklevel=3)

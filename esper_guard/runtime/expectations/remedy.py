@@ -8,14 +8,14 @@ from esper_guard.runtime.expectations.wanted import Format
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, layout_of
 
 
-def remedy_for(tensor: Tensor, wanted: Format, path: str) -> str:
-    """One sentence; empty where nothing general can be said.
+def remedy_for(tensor: Tensor, wanted: Format, made: bool) -> str:
+    """One sentence; empty where nothing general can be said. ``made``: it comes out of what is checked.
 
     Source: docs/runtime.md, "Layouts", whose table is measured by tests/runtime/test_formats.py.
     """
     rank, layout = tensor.dim(), layout_of(tensor)
     if wanted.state == "nchw":
-        return f"`{path}.contiguous()` makes it NCHW, with a copy; better is not to leave NCHW before"
+        return "`.contiguous()` makes it NCHW, with a copy"
     if wanted.state != "channels_last":
         return ""
     if rank not in CHANNELS_LAST_FORMATS or wanted.rank not in (None, rank):
@@ -30,9 +30,6 @@ def remedy_for(tensor: Tensor, wanted: Format, path: str) -> str:
         )
     if layout.state == "ambiguous":
         return f"{conversion} sets the strides that kernels go by, `.contiguous(...)` does not"
-    if path.startswith(_MADE_HERE):
+    if made:
         return f"see which line loses it: `with trace_layouts() as trace: ...; print(trace)`, or convert with {conversion}"
     return f"convert it once, where it is made: {conversion}"
-
-
-_MADE_HERE = ("result", "output")

@@ -158,6 +158,15 @@ _NAMES = {
 _SAME_AS = "same as "
 
 
+def check_ambiguous(ambiguous: object) -> None:
+    """Raise ValueError if it is not one of the three policies."""
+    known = get_args(Ambiguous)
+    if ambiguous not in known:
+        raise ValueError(
+            f"ambiguous='{ambiguous}': there are {', '.join(known)}{did_you_mean(str(ambiguous), known)}"
+        )
+
+
 def format_of(written: torch.memory_format | str) -> Format:
     """A memory format, or the name of one or of a layout state.
 
