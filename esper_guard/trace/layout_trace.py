@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from esper_guard.trace.budget import check_budget
 from esper_guard.trace.event import LayoutEvent, Level
 from esper_guard.trace.tally import Tally, prototype_of
@@ -251,6 +253,17 @@ class LayoutTrace:
         with self._lock:
             self._raw.append(event)
 
+    def include(self, other: LayoutTrace, tests: tuple[str, ...] = ()) -> None:
+        """Add up what another trace of the same level holds; ``tests`` are those that it is of, if they are known."""
+        for event in other.events:
+            self.tally(prototype_of(event)).include(replace(event, tests=event.tests or tests))
+        for event in other.raw_events:
+            self.keep(event)
+        self.calls.update(dict(other.calls))
+        self._unseen.update(other._unseen)
+        if other.kernel_copies is not None:
+            self.kernel_copies = (self.kernel_copies or 0) + other.kernel_copies
+
     def note_unseen(self, sentence: str) -> None:
         """Something that happened where the tracer can't look."""
         self._unseen[sentence] = None
@@ -293,12 +306,5 @@ def merge(traces: Iterable[LayoutTrace]) -> LayoutTrace:
         rank=ranks.pop() if len(ranks) == 1 else None,
     )
     for trace in several:
-        for event in trace.events:
-            merged.tally(prototype_of(event)).include(event)
-        for event in trace.raw_events:
-            merged.keep(event)
-        merged.calls.update(dict(trace.calls))
-        merged._unseen.update(trace._unseen)
-        if trace.kernel_copies is not None:
-            merged.kernel_copies = (merged.kernel_copies or 0) + trace.kernel_copies
+        merged.include(trace)
     return merged

@@ -117,4 +117,6 @@ def _trace_of(saved: SavedTrace) -> LayoutTrace:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of the file (docs/trace.schema.json)."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(SavedTrace)}
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(SavedTrace)}
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))  # its tuples are lists in the file
+    return found

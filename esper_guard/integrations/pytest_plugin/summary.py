@@ -1,0 +1,85 @@
+"""The section below the test results."""
+
+from __future__ import annotations
+
+import linecache
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.layout_trace import Cost, LayoutTrace
+from esper_guard.trace.sizes import format_size
+from esper_guard.trace.table import aligned, headline, render_notes
+
+_TESTS = 3
+_HEADER = ("bytes", "copies", "losses", "line", "")
+
+
+class _Line(NamedTuple):
+    cost: Cost
+    tests: tuple[str, ...]
+
+
+def summary_of(trace: LayoutTrace, tests: int, root: Path, rows: int | None) -> list[str]:
+    """The costliest lines, with their bytes and the tests that ran them.
+
+    Args:
+        trace: of all tests.
+        tests: how many were traced.
+        root: file names below it are shown relative to it.
+        rows: how many lines to show; None for all.
+    """
+    costly = {
+        location: line for location, line in _by_line(trace).items() if line.cost.copies or line.cost.losses
+    }
+    lines = [f"{headline(trace)}; {len(_tests_of(costly))} of {tests} traced tests"]
+    shown = list(costly.items())[:rows]
+    if shown:
+        table = aligned([_HEADER, *(_cells(location, line, root) for location, line in shown)], left=3)
+        lines += ["", table[0]]
+        for row, (_, line) in zip(table[1:], shown, strict=True):
+            lines += [row, f"    {_named(line.tests)}"]
+    if len(shown) < len(costly):
+        lines.append(f"and {len(costly) - len(shown)} more lines: -v shows them")
+    notes = render_notes(trace)
+    return [*lines, "", *notes.splitlines()] if notes else lines
+
+
+def _by_line(trace: LayoutTrace) -> dict[str, _Line]:
+    """The costliest first."""
+    lines: dict[str, _Line] = {}
+    for event in trace.events:
+        cost, tests = lines.get(event.location, (Cost(), ()))
+        if counts(event):
+            tests = tuple(dict.fromkeys((*tests, *event.tests)))
+        lines[event.location] = _Line(cost.plus(event), tests)
+    return dict(sorted(lines.items(), key=lambda item: item[1].cost.rank, reverse=True))
+
+
+def counts(event: LayoutEvent) -> bool:
+    """Whether it is a format copy or a loss, and so has a row."""
+    return event.changes_format and event.kind != "internal"
+
+
+def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
+    cost = line.cost
+    file, _, number = location.rpartition(":")
+    code = linecache.getline(file, int(number)).strip() if file and number.isdecimal() else ""
+    size = format_size(cost.bytes) if cost.bytes else ""
+    return (
+        size,
+        str(cost.copies or ""),
+        str(cost.losses or ""),
+        location.removeprefix(f"{root}{os.sep}"),
+        code,
+    )
+
+
+def _tests_of(lines: dict[str, _Line]) -> set[str]:
+    return {test for line in lines.values() for test in line.tests}
+
+
+def _named(tests: tuple[str, ...]) -> str:
+    more = f" and {len(tests) - _TESTS} more" if len(tests) > _TESTS else ""
+    return ", ".join(tests[:_TESTS]) + more

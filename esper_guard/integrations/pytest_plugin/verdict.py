@@ -1,0 +1,70 @@
+"""Whether a test is to fail for what it copied or lost."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from esper_guard.integrations.pytest_plugin.marker import Marked
+from esper_guard.trace.baseline import Baseline
+from esper_guard.trace.budget import exceeded, explain, matches
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.table import plural
+
+
+def written_in_test(event: LayoutEvent, file: str, function: str) -> bool:
+    """Whether the test's own function asks for a copy by name: it makes its inputs, or compares results."""
+    return event.kind == "explicit" and event.file == file and event.function == function
+
+
+def exceeds_marker(marked: Marked, events: Sequence[LayoutEvent], unseen: Sequence[str]) -> str | None:
+    """What to say of a test that does what its marker forbids."""
+    counted = [event for event in events if not any(matches(event, pattern) for pattern in marked.ignore)]
+    left = [event for event in counted if marked.format is not None and _leaves(event, marked.format)]
+    if left:
+        times = sum(event.count for event in left)
+        return explain(f"{marked.format} was left {plural_times(times)}", left, unseen)
+    problem = exceeded(counted, unseen, marked.max_copies, marked.max_bytes)
+    if problem is None and unseen:
+        warnings.warn(
+            f"the marker memory_format can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=2
+        )
+    return problem
+
+
+def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent]) -> str | None:
+    """What to say of a test that does what no test of the session may, or more of it than is known."""
+    blamed = baseline.exceeded(events)
+    if not blamed:
+        return None
+    copies = sum(event.count for event in blamed if event.is_copy)
+    losses = sum(event.count for event in blamed if event.kind == "loss")
+    counts = [plural(copies, "layout copy")] if copies else []
+    counts += [plural(losses, "format loss")] if losses else []
+    known = " that the baseline does not know of" if baseline.entries else ""
+    return explain(f"{' and '.join(counts)}{known}", blamed)
+
+
+def held_against(kinds: Sequence[str], events: Sequence[LayoutEvent]) -> list[LayoutEvent]:
+    """The events of these kinds: "copy", "loss", "ghost"."""
+    return [event for event in events if any(_is(event, kind) for kind in kinds)]
+
+
+def plural_times(number: int) -> str:
+    """``"once"``, ``"2 times"``."""
+    return "once" if number == 1 else f"{number} times"
+
+
+def _is(event: LayoutEvent, kind: str) -> bool:
+    if not event.changes_format or event.kind == "internal":
+        return False
+    if kind == "ghost":
+        return "ghost" in (event.source, event.destination)
+    return event.is_copy if kind == "copy" else event.kind == "loss"
+
+
+def _leaves(event: LayoutEvent, format: str) -> bool:
+    """Whether a tensor comes out in another format than this one."""
+    if format == "contiguous_format":
+        return event.changes_format and event.is_copy and "channels_last" in event.destination
+    return event.leaves_channels_last
