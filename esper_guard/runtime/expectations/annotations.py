@@ -80,7 +80,9 @@ class Annotations:
         if annotation is inspect.Parameter.empty:
             return
         try:
-            hint = _evaluated(annotation, self._globals, self._scope)
+            # SameFormatAs[x] means the parameter, if a linter has taken the quotes away.
+            parameters = {name: name for name in self._signature.parameters}
+            hint = _evaluated(annotation, {**parameters, **self._globals, **self._scope})
         except Exception:  # noqa: BLE001 - a name, or anything that evaluating it may raise
             self.pending[name] = str(annotation)
             return
@@ -188,13 +190,11 @@ def _fields(kind: type) -> tuple[tuple[str, Expectation], ...]:
 _being_read: list[type] = []
 
 
-def _evaluated(annotation: Any, global_names: Mapping[str, Any], scope: Mapping[str, Any]) -> Any:
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
     if not _mentions_names(annotation):
         return annotation
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    hints: dict[str, Any] = typing.get_type_hints(
-        holder, dict(global_names), {**global_names, **scope}, include_extras=True
-    )
+    hints: dict[str, Any] = typing.get_type_hints(holder, names, names, include_extras=True)
     return hints["it"]
 
 

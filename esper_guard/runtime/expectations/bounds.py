@@ -44,7 +44,7 @@ class Bounds(NamedTuple):
         try:
             trace.assert_max(copies=self.copies, bytes=self.size)
         except AssertionError as error:
-            deliver(MemoryFormatError(f"{where}: {error}"), stacklevel=4)
+            deliver(MemoryFormatError(f"{where}: {error}"))
 
 
 def bounded(function: Callable[..., Any], bounds: Bounds, where: str) -> Callable[..., Any]:

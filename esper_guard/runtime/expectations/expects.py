@@ -268,14 +268,14 @@ class _Expectations:
         for index, place, expectation in self._looked_at:
             check.value(expectation, place.of(values[index]), place.text)
         if check.violations:
-            report(self._where, check.violations, stacklevel=3)
+            report(self._where, check.violations)
         return references
 
     def _leave(self, result: Any, references: References | None) -> None:
         check = Check(self._ambiguous, references or {}, made=True)
         check.value(self._returns, result, RESULT)
         if check.violations:
-            report(self._where, check.violations, stacklevel=3)
+            report(self._where, check.violations)
 
     def _enter_late(self, *values: Any) -> References:
         if self._annotations.pending:

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar  # torch needs it, too
 from esper_guard.runtime.expectations.places import Place
 from esper_guard.runtime.expectations.wanted import Format, Same
 
-T = TypeVar("T", default=Tensor)
+T = TypeVar("T", bound=Tensor, default=Tensor)
 """What else is known of the tensor, such as its shape by jaxtyping."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.expectations.check import Check, References, remember
-from esper_guard.runtime.expectations.error import MemoryFormatWarning, Violation
+from esper_guard.runtime.expectations.error import Violation
 from esper_guard.runtime.expectations.leaves import leaves_of
 from esper_guard.runtime.expectations.places import Place
-from esper_guard.runtime.expectations.switch import report, switch
+from esper_guard.runtime.expectations.switch import report, switch, warn
 from esper_guard.runtime.expectations.wanted import (
     Ambiguous,
     Expectation,
@@ -119,7 +118,7 @@ class guard:  # noqa: N801 - used like a function
         if not self._removed:
             self._remove()
             if self._found and not self._fail_fast:
-                report(_WHERE, list(self._found.values()), stacklevel=2)
+                report(_WHERE, list(self._found.values()))
 
     def __enter__(self) -> Self:
         if self._removed:
@@ -133,9 +132,7 @@ class guard:  # noqa: N801 - used like a function
             self._remove()
             return
         if self._handles and not self._looked:
-            warnings.warn(
-                "guard() has checked nothing: the model was not called", MemoryFormatWarning, stacklevel=2
-            )
+            warn("guard() has checked nothing: the model was not called")
         self.remove()
 
     def _remove(self) -> None:
@@ -215,7 +212,7 @@ class guard:  # noqa: N801 - used like a function
         for violation in check.violations:
             self._found.setdefault((violation.path, violation.found, violation.wanted), violation)
         if self._fail_fast:
-            report(_WHERE, check.violations, stacklevel=3)
+            report(_WHERE, check.violations)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

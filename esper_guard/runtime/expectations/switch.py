@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from typing import Literal, cast, get_args
 
 import torch
 
 from esper_guard.nearest import did_you_mean
+from esper_guard.runtime.callsite import users_frame
 from esper_guard.runtime.compiling import keep_dynamo_out
 from esper_guard.runtime.expectations.error import MemoryFormatError, MemoryFormatWarning, Violation, error_of
 
@@ -34,22 +36,39 @@ def switch() -> Switch:
     return cast(Switch, text or "raise")
 
 
-def report(where: str, violations: list[Violation], stacklevel: int = 2) -> None:
+def report(where: str, violations: list[Violation]) -> None:
     """Raise, warn, or neither. Code that is being compiled does so when it has come back from there."""
     if torch.compiler.is_compiling():
         first = violations[0]
         why = f"{where}: {first.path} is {first.found}, expected {first.wanted}"
         torch._dynamo.graph_break(*((why,) if _SAYS_WHY else ()))
-    deliver(error_of(where, violations), stacklevel + 1)
+    deliver(error_of(where, violations))
 
 
-def deliver(error: MemoryFormatError, stacklevel: int) -> None:
-    """Raise an error, warn of it, or neither."""
+def deliver(error: MemoryFormatError) -> None:
+    """Raise an error, warn of it at the user's line, or neither."""
     mode = switch()
     if mode == "raise":
         raise error
     if mode == "warn":
-        warnings.warn(str(error), MemoryFormatWarning, stacklevel=stacklevel + 1)
+        warn(str(error))
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's that called us."""
+    frame = users_frame(sys._getframe(1))
+    if frame is None:
+        warnings.warn(message, MemoryFormatWarning, stacklevel=2)
+        return
+    names = frame.f_globals
+    warnings.warn_explicit(
+        message,
+        MemoryFormatWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=names.get("__name__"),
+        registry=names.setdefault("__warningregistry__", {}),
+    )
 
 
 keep_dynamo_out(deliver.__code__)

@@ -25,9 +25,9 @@ FILENAME = "<esper_guard.expects {}>"
 
 _QUICK = {
     # A ghost is is_contiguous(memory_format=channels_last), too, but has a dimension of size 1.
-    "channels_last": "isinstance({0}, {p}Tensor) and {0}.is_contiguous(memory_format={p}channels_last) and 1 not in {0}.shape",
-    "channels_last_3d": "isinstance({0}, {p}Tensor) and {0}.is_contiguous(memory_format={p}channels_last_3d) and 1 not in {0}.shape",
-    "nchw": "isinstance({0}, {p}Tensor) and {0}.is_contiguous()",
+    "channels_last": "{p}isinstance({0}, {p}Tensor) and {0}.is_contiguous(memory_format={p}channels_last) and 1 not in {0}.shape",
+    "channels_last_3d": "{p}isinstance({0}, {p}Tensor) and {0}.is_contiguous(memory_format={p}channels_last_3d) and 1 not in {0}.shape",
+    "nchw": "{p}isinstance({0}, {p}Tensor) and {0}.is_contiguous()",
 }
 _P = "_esper_guard_"  # no parameter begins like this
 
@@ -81,6 +81,8 @@ def wrap(function: Callable[..., Any], checks: Checks) -> Callable[..., Any]:
         channels_last=torch.channels_last,
         channels_last_3d=torch.channels_last_3d,
         MISSING=MISSING,
+        isinstance=isinstance,  # since parameters and globals of the user's may have these names
+        len=len,
     )
     return functools.wraps(function)(wrapped)
 
@@ -109,11 +111,11 @@ def _source(function: Callable[..., Any], signature: inspect.Signature, checks: 
     call = f"{_P}function({passed})"
     is_async, lines = _around(function, call, _leaving(checks))
     keyword = "async def" if is_async else "def"
-    given = "function entering leaving defaults Tensor channels_last channels_last_3d MISSING".split()
+    given = "function entering leaving defaults Tensor channels_last channels_last_3d MISSING isinstance len".split()
     return "\n".join(
         [
             f"def make({', '.join(given)}):",
-            *(f"    {_P}{name} = {name}" for name in given if f"{_P}{name}"),
+            *(f"    {_P}{name} = {name}" for name in given),
             f"    {keyword} wrapped({declared}):",
             *(f"        {line}" for line in [*body, *lines]),
             "    return wrapped",
@@ -172,7 +174,7 @@ def _fetched(parameters: Sequence[Parameter], values: dict[str, str]) -> list[st
             lines.append(f"{value} = {by_keyword}")
         else:
             at = positions.index(name)
-            lines.append(f"{value} = {args}[{at}] if len({args}) > {at} else {by_keyword}")
+            lines.append(f"{value} = {args}[{at}] if {_P}len({args}) > {at} else {by_keyword}")
     return lines
 
 
