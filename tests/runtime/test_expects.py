@@ -222,7 +222,7 @@ class Own:
 def registered() -> Iterator[None]:
     _pytree.register_pytree_node(Own, lambda own: ([own.tensor], None), lambda leaves, _: Own(leaves[0]))
     yield
-    _pytree._deregister_pytree_node(Own)
+    _pytree.SUPPORTED_NODES.pop(Own)
 
 
 def cyclic(x: Tensor) -> list[Any]:

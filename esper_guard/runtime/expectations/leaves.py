@@ -84,6 +84,8 @@ def spell(path: Path) -> str:
 
 
 def _is_among(item: Any, others: tuple[Any, ...]) -> bool:
+    if torch.compiler.is_compiling():
+        return False
     for other in others:  # not `in`, which compares tensors, nor id(), which Dynamo does not know  # noqa: SIM110
         if other is item:
             return True

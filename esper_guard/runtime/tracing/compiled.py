@@ -39,9 +39,9 @@ def unwatch(notice: Notice) -> None:
 
 
 def has_compiled() -> bool:
-    """Whether anything was compiled in this process."""
+    """Whether anything was compiled in this process, by more than a backend that runs operators as they are."""
     utils = sys.modules.get("torch._dynamo.utils")
-    return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
+    return _graph() is not None and utils is not None and bool(utils.counters["stats"]["unique_graphs"])
 
 
 def _install() -> bool:
