@@ -369,7 +369,7 @@ def test_a_format_under_an_undefined_name_is_an_error() -> None:
     @expects
     def function(batch: list[ChannelsLast[Undefined]]) -> None: ...  # noqa: F821
 
-    with pytest.raises(NameError, match=r"'batch'.*undefined name"):
+    with pytest.raises(NameError, match=r"of 'batch' in .* can't be read: .*'Undefined' is not defined"):
         function([GOOD])
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import collections.abc
-import dataclasses
-import functools
 import inspect
+import itertools
+import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import torch
+import typing_extensions
 
 from esper_guard.runtime.expectations.metadata import format_in
 from esper_guard.runtime.expectations.wanted import (
@@ -21,11 +24,10 @@ from esper_guard.runtime.expectations.wanted import (
     Expectation,
     Instance,
     Items,
-    Keys,
     format_of,
 )
 
-_RESULTS = (
+_YIELDING: Final = (
     # What is yielded is the result.
     collections.abc.Generator,
     collections.abc.Iterator,
@@ -34,172 +36,295 @@ _RESULTS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,
 )
-_QUALIFIERS = {"Required", "NotRequired", "ReadOnly", "Final", "ClassVar"}
-_OURS = ("ChannelsLast", "Contiguous", "SameFormatAs", "Annotated")
+_QUALIFIERS: Final = {"Required", "NotRequired", "ReadOnly", "Final", "ClassVar"}
+_OURS: Final = frozenset(
+    "ChannelsLast ChannelsLast3d Contiguous SameFormatAs channels_last channels_last_3d contiguous_format".split()
+)
 
 
 class Annotations:
     """Of one function.
 
-    Raises:
-        NameError: at a call, an annotation that mentions a memory format still has a name that is nowhere defined.
+    Args:
+        function: with ``signature``, its own or what it claims.
+        scope: the names where it is defined, in a function perhaps.
+        written: parameters that an expectation is written for, whose annotations don't count.
     """
 
     def __init__(
-        self, function: Callable[..., Any], signature: inspect.Signature, scope: Mapping[str, Any]
+        self,
+        function: Callable[..., Any],
+        signature: inspect.Signature,
+        scope: Mapping[str, Any],
+        written: frozenset[str],
     ) -> None:
-        self._globals = getattr(inspect.unwrap(function), "__globals__", {})
-        self._scope: Mapping[str, Any] = scope
+        global_names = getattr(inspect.unwrap(function), "__globals__", {})
+        # SameFormatAs[x] means the parameter, if a linter has taken the quotes away.
+        parameters = {name: name for name in signature.parameters}
+        self._reader = _Reader(parameters, global_names, scope)
+        self._lock = threading.Lock()
         self._name = getattr(function, "__qualname__", repr(function))
         self._generates = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         self._signature = signature
         self.parameters: dict[str, Expectation] = {}
         self.returns: Expectation | None = None
-        self.pending: dict[str, str] = {}
+        self.pending: dict[str, Any] = {}
         """Annotations with names that are not defined yet, by parameter."""
-        for name, parameter in signature.parameters.items():
-            self._read(name, parameter.annotation)
-        self._read("return", signature.return_annotation)
+        annotated = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+        annotated["return"] = signature.return_annotation
+        self._read_all({name: hint for name, hint in annotated.items() if name not in written}, last=False)
         if not self.pending:
-            self._scope = {}
+            self._reader.forget()
 
     def resolve(self) -> None:
-        """Read those that could not be read at first, or pass over them for good."""
-        pending, self.pending = self.pending, {}
-        for name, text in pending.items():
-            self._read(name, text)
-        unknown, self.pending = self.pending, {}
-        for name, text in unknown.items():
-            if any(word in text for word in _OURS):
-                raise NameError(
-                    f"expects(): the annotation {text!r} of {name!r} in {self._name} has an undefined name: import it "
-                    "where it is used, not only for type checkers"
-                )
+        """Read those that could not be read at first, or pass over them for good.
+
+        Raises:
+            NameError: one that mentions a memory format has a name that is still not defined.
+        """
+        with self._lock:
+            self._read_all(self.pending, last=True)
+            self._reader.forget()
+
+    def _read_all(self, annotated: Mapping[str, Any], last: bool) -> None:
+        pending = {}
+        for name, annotation in annotated.items():
+            if annotation is inspect.Parameter.empty:
+                continue
+            try:
+                self._read(name, annotation)
+            except UnreadableError as error:
+                if last and error.ours:
+                    raise NameError(
+                        f"expects(): the annotation of '{name}' in {self._name} can't be read: {error}; define or "
+                        "import its names where they are used, not only for type checkers"
+                    ) from error
+                if not last:
+                    pending[name] = annotation
+        self.pending = pending
 
     def _read(self, name: str, annotation: Any) -> None:
-        if annotation is inspect.Parameter.empty:
-            return
-        try:
-            # SameFormatAs[x] means the parameter, if a linter has taken the quotes away.
-            parameters = {name: name for name in self._signature.parameters}
-            hint = _evaluated(annotation, {**parameters, **self._globals, **self._scope})
-        except Exception:  # noqa: BLE001 - a name, or anything that evaluating it may raise
-            self.pending[name] = str(annotation)
-            return
+        hint = self._reader.evaluated(annotation, self._reader.names)
         if name == "return":
             if self._generates:
-                hint = (typing.get_args(hint) or (None,))[0] if typing.get_origin(hint) in _RESULTS else None
-            self.returns = read(hint)
+                hint = (typing.get_args(hint) or (None,))[0] if typing.get_origin(hint) in _YIELDING else None
+            self.returns = self._reader.read(hint)
             return
-        expectation = read(hint)
-        if expectation is None:
-            return
-        kind = self._signature.parameters[name].kind
-        several = kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        self.parameters[name] = Each(expectation) if several else expectation
-
-
-def read(hint: Any) -> Expectation | None:
-    """What a type says of memory formats; None if it says nothing."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _all_of([read(arguments[0]), *(_of_metadata(item) for item in hint.__metadata__)])
-    if origin in (typing.Union, types.UnionType):
-        return _any_of(arguments)
-    if origin is tuple:
-        return _tuple(arguments)
-    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping) and len(arguments) == 2:
-        return _each(arguments[1], origin)
-    if isinstance(origin, type) and issubclass(origin, collections.abc.Collection) and len(arguments) == 1:
-        return _each(arguments[0], origin)
-    if getattr(origin, "__name__", getattr(origin, "_name", None)) in _QUALIFIERS:
-        return read(arguments[0])
-    if origin is not None:
-        return read(origin) if dataclasses.is_dataclass(origin) else None
-    if isinstance(hint, type):
-        return _class(hint)
-    if hasattr(hint, "__supertype__"):  # NewType
-        return read(hint.__supertype__)
-    if type(hint).__name__ == "TypeAliasType":
-        return read(hint.__value__)
-    return None
-
-
-def _of_metadata(item: Any) -> Expectation | None:
-    if isinstance(item, torch.memory_format):
-        return format_of(item)
-    if typing.get_origin(item) is Annotated:  # Annotated[Tensor, ChannelsLast]
-        return read(item)
-    return format_in(item)
-
-
-def _all_of(parts: list[Expectation | None]) -> Expectation | None:
-    found = tuple(part for part in parts if part is not None)
-    return found[0] if len(found) == 1 else AllOf(found) if found else None
-
-
-def _any_of(alternatives: tuple[Any, ...]) -> Expectation | None:
-    expectations: list[Expectation] = []
-    kinds: list[type] = []
-    for alternative in alternatives:
-        expectation = read(alternative)
+        parameter = self._signature.parameters[name]
+        if (
+            parameter.kind is inspect.Parameter.VAR_KEYWORD
+            and typing.get_origin(hint) is typing_extensions.Unpack
+        ):
+            expectation = self._reader.read(typing.get_args(hint)[0])
+        else:
+            expectation = self._reader.read(hint)
+            if expectation is not None and parameter.kind in (
+                inspect.Parameter.VAR_POSITIONAL,
+                inspect.Parameter.VAR_KEYWORD,
+            ):
+                expectation = Each(expectation)
         if expectation is not None:
-            expectations.append(expectation)
-            continue
-        kind = typing.get_origin(alternative) or alternative
-        kinds.append(kind if isinstance(kind, type) else object)
-    return AnyOf(tuple(expectations), tuple(kinds)) if expectations else None
+            if parameter.default is None:
+                expectation = AnyOf((expectation,), (type(None),))
+            self.parameters[name] = expectation
 
 
-def _tuple(arguments: tuple[Any, ...]) -> Expectation | None:
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return _each(arguments[0], tuple)
-    items = tuple(map(read, arguments))
-    return Items(items) if any(item is not None for item in items) else None
+class UnreadableError(Exception):
+    """An annotation can't be evaluated, for a name that is not defined perhaps."""
+
+    def __init__(self, annotation: Any, cause: Exception) -> None:
+        text = annotation if isinstance(annotation, str) else str(annotation)
+        super().__init__(f"{text!r}: {cause}")
+        self.ours = _mentions_ours(text)
+        """Whether it mentions a memory format."""
 
 
-def _each(argument: Any, kind: type) -> Expectation | None:
-    expectation = read(argument)
-    return None if expectation is None else Each(expectation, kind)
+class _Reader:
+    """Reads types. Classes are read once, because they may mention themselves."""
+
+    def __init__(self, *scopes: Mapping[str, Any]) -> None:
+        """``scopes``: where names are looked up, the innermost last."""
+        self._scopes = scopes
+        self._classes: dict[Any, Instance] = {}
+        self._open: list[Instance] = []
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """All that is in scope now."""
+        return {name: value for scope in self._scopes for name, value in scope.items()}
+
+    def forget(self) -> None:
+        """Everything is read, so that nothing need be kept alive."""
+        self._scopes = ()
+
+    def evaluated(self, annotation: Any, names: Mapping[str, Any]) -> Any:
+        """An annotation without text in it."""
+        if not _is_text(annotation):
+            return annotation
+        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            hints = typing.get_type_hints(holder, dict(names), dict(names), include_extras=True)
+        except Exception as error:
+            raise UnreadableError(annotation, error) from error
+        return hints["it"]
+
+    def read(self, hint: Any, variables: Mapping[Any, Any] | None = None) -> Expectation | None:
+        """What a type says of memory formats; None if it says nothing.
+
+        ``variables``: what stands for type variables.
+        """
+        known = variables or {}
+        if hint in known if isinstance(hint, typing.TypeVar) else False:
+            return self.read(known[hint])
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin is Annotated:
+            parts = [self.read(arguments[0], known), *map(self._of_metadata, hint.__metadata__)]
+            return _all_of([part for part in parts if part is not None])
+        if origin in (typing.Union, types.UnionType):
+            return self._any_of(arguments, known)
+        if origin is tuple:
+            return self._tuple(arguments, known)
+        if getattr(origin, "__name__", getattr(origin, "_name", None)) in _QUALIFIERS:
+            return self.read(arguments[0], known)
+        if isinstance(origin, type):
+            if issubclass(origin, collections.abc.Mapping) and len(arguments) == 2:
+                return self._each(arguments[1], origin, known)
+            if issubclass(origin, collections.abc.Iterable) and len(arguments) == 1:
+                return self._each(arguments[0], origin, known)
+            parameters = getattr(origin, "__parameters__", ())
+            return self._class(origin, dict(zip(parameters, arguments, strict=False)))
+        if isinstance(hint, type):
+            return self._class(hint, {})
+        if hasattr(hint, "__supertype__"):  # NewType
+            return self.read(hint.__supertype__)
+        if type(hint).__name__ == "TypeAliasType":
+            return self.read(hint.__value__)
+        return None
+
+    def _of_metadata(self, item: Any) -> Expectation | None:
+        if isinstance(item, torch.memory_format):
+            return format_of(item)
+        if typing.get_origin(item) is Annotated:  # Annotated[Tensor, ChannelsLast]
+            return self.read(item)
+        return format_in(item)
+
+    def _any_of(self, alternatives: tuple[Any, ...], known: Mapping[Any, Any]) -> Expectation | None:
+        expectations: list[Expectation] = []
+        kinds: list[type] = []
+        others = False
+        for alternative in alternatives:
+            expectation = self.read(alternative, known)
+            if expectation is not None:
+                expectations.append(expectation)
+                continue
+            found = _kinds_of(alternative)
+            others = others or found is None
+            kinds += found or ()
+        return AnyOf(tuple(expectations), tuple(kinds), others) if expectations else None
+
+    def _tuple(self, arguments: tuple[Any, ...], known: Mapping[Any, Any]) -> Expectation | None:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return self._each(arguments[0], tuple, known)
+        fixed = list(itertools.takewhile(lambda argument: not _is_unpacked(argument), arguments))
+        items = tuple(self.read(argument, known) for argument in fixed)
+        if all(item is None for item in items):
+            return None
+        return Items(items, open_ended=len(fixed) < len(arguments))
+
+    def _each(self, argument: Any, kind: type, known: Mapping[Any, Any]) -> Expectation | None:
+        expectation = self.read(argument, known)
+        return None if expectation is None else Each(expectation, kind)
+
+    def _class(self, kind: type, variables: dict[Any, Any]) -> Expectation | None:
+        """Of a TypedDict, dataclass, or named tuple."""
+        is_dict = typing_extensions.is_typeddict(kind)
+        is_record = hasattr(kind, "__dataclass_fields__") or (
+            issubclass(kind, tuple) and hasattr(kind, "_fields")
+        )
+        if not (is_dict or is_record):
+            return None
+        key = (kind, *((variable, repr(hint)) for variable, hint in variables.items()))
+        instance = self._classes.get(key)
+        if instance is None:
+            instance = self._classes[key] = Instance(dict if is_dict else kind)
+            self._open.append(instance)
+            try:
+                found = {
+                    name: hint for base in reversed(kind.__mro__) for name, hint in self._hints(base).items()
+                }
+                fields = [
+                    (name, self._field(hint, names, variables)) for name, (hint, names) in found.items()
+                ]
+                instance.fields = tuple((name, field) for name, field in fields if field is not None)
+            except UnreadableError:
+                del self._classes[key]
+                raise
+            finally:
+                self._open.remove(instance)
+        return instance if instance in self._open or instance.says_something() else None
+
+    def _hints(self, base: type) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """The annotations of one class, each with the names in its scope."""
+        module = vars(sys.modules.get(base.__module__, types.ModuleType("")))
+        names = {**self.names, **module, **vars(base), base.__name__: base}
+        return {name: (hint, names) for name, hint in inspect.get_annotations(base).items()}
+
+    def _field(self, hint: Any, names: dict[str, Any], variables: Mapping[Any, Any]) -> Expectation | None:
+        try:
+            return self.read(self.evaluated(hint, names), variables)
+        except UnreadableError as error:
+            if error.ours:
+                raise
+            return None
 
 
-def _class(kind: type) -> Expectation | None:
-    if typing.is_typeddict(kind):
-        fields = _fields(kind)
-        return Keys(fields, required=False) if fields else None
-    if dataclasses.is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
-        if kind in _being_read:
-            return Instance(kind, functools.partial(_fields, kind))
-        return Instance(kind, functools.partial(_fields, kind)) if _fields(kind) else None
-    return None
+def _all_of(parts: list[Expectation]) -> Expectation | None:
+    return parts[0] if len(parts) == 1 else AllOf(tuple(parts)) if parts else None
 
 
-@functools.cache
-def _fields(kind: type) -> tuple[tuple[str, Expectation], ...]:
-    _being_read.append(kind)
-    try:
-        hints = typing.get_type_hints(kind, include_extras=True)
-        found = ((name, read(hint)) for name, hint in hints.items())
-        return tuple((name, expectation) for name, expectation in found if expectation is not None)
-    except NameError:
-        return ()
-    finally:
-        _being_read.remove(kind)
+def _kinds_of(hint: Any) -> tuple[type, ...] | None:
+    """The classes of the values of a type that says nothing of formats; None if they can't be told: any but tensors."""
+    origin = typing.get_origin(hint)
+    if hint is Any or hint is object:
+        return (object,)
+    if hint is None:
+        return (type(None),)
+    if origin is Annotated:
+        return _kinds_of(typing.get_args(hint)[0])
+    if origin is typing.Literal:
+        return tuple(type(value) for value in typing.get_args(hint))
+    if hasattr(hint, "__supertype__"):
+        return _kinds_of(hint.__supertype__)
+    if isinstance(hint, typing.TypeVar):
+        return None if hint.__bound__ is None else _kinds_of(hint.__bound__)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return None
+    if typing_extensions.is_typeddict(kind):
+        return (dict,)
+    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
+        return None
+    return {float: (float, int), complex: (complex, float, int)}.get(kind, (kind,))
 
 
-_being_read: list[type] = []
+def _is_unpacked(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing_extensions.Unpack or getattr(hint, "__unpacked__", False) is True
 
 
-def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
-    if not _mentions_names(annotation):
-        return annotation
-    holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    hints: dict[str, Any] = typing.get_type_hints(holder, names, names, include_extras=True)
-    return hints["it"]
-
-
-def _mentions_names(annotation: Any) -> bool:
+def _is_text(annotation: Any) -> bool:
     """Whether something in it is still text."""
     if isinstance(annotation, str | typing.ForwardRef):
         return True
-    return any(map(_mentions_names, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (typing.Literal, Annotated):
+        return typing.get_origin(annotation) is Annotated and _is_text(typing.get_args(annotation)[0])
+    return any(map(_is_text, typing.get_args(annotation)))
+
+
+def _mentions_ours(text: str) -> bool:
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError:
+        return any(name in text for name in _OURS)
+    names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(tree)}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return bool(_OURS & names) or any(isinstance(value, str) and value in _OURS for value in texts)

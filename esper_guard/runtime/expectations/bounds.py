@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import types
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
 
 from esper_guard.runtime.expectations.error import MemoryFormatError
 from esper_guard.runtime.expectations.switch import deliver
+from esper_guard.runtime.expectations.wrapper import as_itself
 from esper_guard.runtime.tracing.steps import awaitable, step
 from esper_guard.runtime.tracing.tracer import trace_layouts
 from esper_guard.trace.budget import check_bound
-from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.sizes import parse_size
 
 
@@ -39,67 +40,83 @@ class Bounds(NamedTuple):
     def __bool__(self) -> bool:
         return self.copies is not None or self.size is not None
 
-    def check(self, trace: LayoutTrace, where: str) -> None:
-        """Report if a call copied more."""
-        try:
-            trace.assert_max(copies=self.copies, bytes=self.size)
-        except AssertionError as error:
-            deliver(MemoryFormatError(f"{where}: {error}"))
+
+class _Bounded:
+    """Traces one call, in as many pieces as it runs, and reports after each if it has copied more by then."""
+
+    def __init__(self, bounds: Bounds, where: str) -> None:
+        self._bounds = bounds
+        self._where = where
+        self._tracer = trace_layouts()
+
+    def __enter__(self) -> None:
+        self._tracer.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tracer.__exit__(kind, error, trace)
+        if error is None or isinstance(error, StopIteration | StopAsyncIteration):
+            try:
+                self._tracer.trace.assert_max(copies=self._bounds.copies, bytes=self._bounds.size)
+            except AssertionError as exceeded:
+                message = f"{self._where}: {exceeded}"
+            else:
+                return
+            deliver(MemoryFormatError(message))
 
 
 def bounded(function: Callable[..., Any], bounds: Bounds, where: str) -> Callable[..., Any]:
     """The function, each call of which is traced and may not copy more. Compiled code runs as it is."""
-    return functools.wraps(function)(_traced(function, bounds, where))
+    made = _traced(function, lambda: _Bounded(bounds, where), torch.compiler.is_compiling, step, awaitable)
+    # With the function's own globals: torch.jit.script reads its source.
+    names = getattr(function, "__globals__", made.__globals__)
+    own = types.FunctionType(made.__code__, names, closure=made.__closure__)
+    return as_itself(own, function)
 
 
-def _traced(function: Callable[..., Any], bounds: Bounds, where: str) -> Callable[..., Any]:
+def _traced(
+    function: Callable[..., Any],
+    bounded_call: Callable[[], _Bounded],
+    is_compiling: Callable[[], bool],
+    step: Callable[..., Any],
+    awaitable: Callable[..., Any],
+) -> types.FunctionType:
+    """A function without globals of this file."""
     if inspect.isasyncgenfunction(function):
 
         async def each(*args: Any, **kwargs: Any) -> Any:
-            tracer = trace_layouts()
+            call = bounded_call()
             inner = function(*args, **kwargs)
             proceed = inner.asend(None)
             while True:
                 try:
-                    value = await awaitable(step(tracer, proceed.__await__()))
+                    value = await awaitable(step(call, proceed.__await__()))
                 except StopAsyncIteration:
-                    bounds.check(tracer.trace, where)
                     return
                 try:
                     proceed = inner.asend((yield value))
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
                     proceed = inner.athrow(error)
 
-        return each
+        return each  # type: ignore[return-value]
     if inspect.iscoroutinefunction(function):
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            tracer = trace_layouts()
-            result = await awaitable(step(tracer, function(*args, **kwargs).__await__()))
-            bounds.check(tracer.trace, where)
-            return result
+            return await awaitable(step(bounded_call(), function(*args, **kwargs).__await__()))
 
-        return awaited
+        return awaited  # type: ignore[return-value]
     if inspect.isgeneratorfunction(function):
 
         def generated(*args: Any, **kwargs: Any) -> Any:
-            tracer = trace_layouts()
-            result = yield from step(tracer, function(*args, **kwargs))
-            bounds.check(tracer.trace, where)
-            return result
+            return (yield from step(bounded_call(), function(*args, **kwargs)))
 
-        return generated
+        return generated  # type: ignore[return-value]
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return function(*args, **kwargs)
-        tracer = trace_layouts()
-        with tracer as trace:
-            result = function(*args, **kwargs)
-        bounds.check(trace, where)
-        return result
+        with bounded_call():
+            return function(*args, **kwargs)
 
-    return called
+    return called  # type: ignore[return-value]

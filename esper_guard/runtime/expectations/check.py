@@ -8,9 +8,16 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from esper_guard.runtime.expectations.error import Violation
-from esper_guard.runtime.expectations.leaves import Path, is_symbolic, leaves_of, parts_of, spell
+from esper_guard.runtime.expectations.leaves import (
+    Path,
+    is_among,
+    is_uninitialised,
+    leaves_of,
+    parts_of,
+    spell,
+)
 from esper_guard.runtime.expectations.lost import where_lost
-from esper_guard.runtime.expectations.places import MISSING, Place
+from esper_guard.runtime.expectations.places import MISSING, Place, is_symbolic
 from esper_guard.runtime.expectations.remedy import remedy_for
 from esper_guard.runtime.expectations.wanted import (
     AllOf,
@@ -56,6 +63,7 @@ class Check:
         self.made = made
         self.references = references
         self.violations: list[Violation] = []
+        self._inside: list[Any] = []
 
     def value(self, expectation: Expectation | None, value: Any, path: Path) -> None:
         """Look at a value, and at what it holds."""
@@ -76,24 +84,45 @@ class Check:
         else:
             self._container(expectation, value, path)
 
+    def place(self, expectation: Expectation, place: Place, value: Any, optional: bool) -> None:
+        """Look at what a place leads to from the value of its name; ``optional``: keywords that need not be given."""
+        if optional and place.steps and place.steps[0][1] not in value:
+            return
+        try:
+            found = place.of(value)
+        except (AttributeError, KeyError, IndexError, TypeError):
+            self._report(
+                place.name, _kind_of(value), f"something that has {place.text.removeprefix(place.name)}"
+            )
+            return
+        self.value(expectation, found, place.text)
+
     def _container(self, expectation: Items | Keys | Each | Instance, value: Any, path: Path) -> None:
+        if is_among(value, self._inside):
+            return
+        self._inside.append(value)
         if isinstance(expectation, Items):
             self._items(expectation, value, path)
         elif isinstance(expectation, Keys):
             self._keys(expectation, value, path)
         elif isinstance(expectation, Each):
-            parts = None if isinstance(value, Tensor) else parts_of(value)
-            if parts is None or not isinstance(value, expectation.kind or object):
-                wanted = "container" if expectation.kind is None else expectation.kind.__name__
-                self._report(path, _kind_of(value), f"a {wanted}")
-                return
-            for step, part in parts:
-                self.value(expectation.expectation, part, (path, step))
+            self._each(expectation, value, path)
         elif not isinstance(value, expectation.kind):
             self._report(path, _kind_of(value), f"a {expectation.kind.__name__}")
         else:
-            for name, part in expectation.fields():
-                self.value(part, _part(value, name), (path, (".", name)))
+            for name, part in expectation.fields:
+                self.value(
+                    part, _part(value, name), (path, ("[" if isinstance(value, Mapping) else ".", name))
+                )
+        self._inside.pop()
+
+    def _each(self, expectation: Each, value: Any, path: Path) -> None:
+        if isinstance(value, Tensor) or not isinstance(value, expectation.kind):
+            wanted = "container" if expectation.kind is object else expectation.kind.__name__
+            self._report(path, _kind_of(value), f"a {wanted}")
+            return
+        for step, part in parts_of(value) or []:
+            self.value(expectation.expectation, part, (path, step))
 
     def _leaves(self, expectation: Format | Same | Predicate, value: Any, path: Path) -> None:
         if isinstance(value, Tensor) and not self.lenient:
@@ -108,6 +137,8 @@ class Check:
 
     def _tensor(self, expectation: Format | Same | Predicate, tensor: Tensor, path: Path, root: Path) -> None:
         """``root``: of the value that a relation compares as a whole."""
+        if is_uninitialised(tensor):
+            return
         if isinstance(expectation, Predicate):
             if not expectation.function(tensor):
                 self._report(path, _state_of(tensor), expectation.text, tensor)
@@ -119,7 +150,8 @@ class Check:
         ):
             return
         if not has_strides(tensor):
-            self._report(path, _state_of(tensor), expectation.text, tensor)
+            if path is root and not self.lenient and isinstance(expectation, Format):
+                self._report(path, _state_of(tensor), expectation.text, tensor)
             return
         layout = layout_of(tensor)
         if isinstance(expectation, Format):
@@ -146,12 +178,14 @@ class Check:
 
     def _items(self, expectation: Items, value: Any, path: Path) -> None:
         parts = parts_of(value) if isinstance(value, (tuple, list)) else None
-        if parts is None or len(parts) != len(expectation.items):
-            wanted = f"a sequence of {len(expectation.items)}"
+        few = parts is None or len(parts) < len(expectation.items)
+        if parts is None or few or (len(parts) > len(expectation.items) and not expectation.open_ended):
+            least = "at least " if expectation.open_ended else ""
             found = _kind_of(value) if parts is None else f"{_kind_of(value)} of {len(parts)}"
-            self._report(path, found, wanted)
+            self._report(path, found, f"a sequence of {least}{len(expectation.items)}")
             return
-        for item, (step, part) in zip(expectation.items, parts, strict=True):
+        for index, item in enumerate(expectation.items):
+            step, part = parts[index]
             self.value(item, part, (path, step))
 
     def _keys(self, expectation: Keys, value: Any, path: Path) -> None:
@@ -159,15 +193,16 @@ class Check:
             part = _part(value, key)
             if part is not MISSING:
                 self.value(item, part, (path, ("[" if isinstance(value, Mapping) else ".", key)))
-            elif expectation.required:
+            else:
                 self._report(path, _kind_of(value), f"something that has {key!r}")
 
     def _any(self, expectation: AnyOf, value: Any, path: Path) -> None:
-        if isinstance(value, expectation.kinds):
+        if isinstance(value, expectation.kinds) or (expectation.others and not isinstance(value, Tensor)):
             return
         least: list[Violation] | None = None
         for alternative in expectation.expectations:
             check = Check(self.ambiguous, self.references, lenient=self.lenient, made=self.made)
+            check._inside = self._inside
             check.value(alternative, value, path)
             if not check.violations:
                 return
@@ -207,10 +242,19 @@ def remember(places: list[tuple[Place, Any]]) -> References:
     for place, value in places:
         references[place.text] = [
             (path, layout_of(tensor), tensor.dim())
-            for path, tensor in leaves_of(place.of(value), place.text)
+            for path, tensor in leaves_of(_found(place, value), place.text)
             if has_strides(tensor)
         ]
     return references
+
+
+def _found(place: Place, value: Any) -> Any:
+    if not place.steps:
+        return value
+    try:
+        return place.of(value)
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return None  # there is nothing to compare with
 
 
 def _counterpart(references: list[Reference], path: Path, root: Path, place: str) -> Reference | None:

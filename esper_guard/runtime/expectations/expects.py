@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import nn
 
 from esper_guard.nearest import did_you_mean
@@ -170,7 +171,7 @@ class _Expecting:
     def _class(self, decorated: type) -> type:
         for name in ("forward", "__call__"):
             method = inspect.getattr_static(decorated, name, None)
-            if inspect.isfunction(method):
+            if inspect.isfunction(method) or isinstance(method, staticmethod | classmethod):
                 setattr(decorated, name, self.decorate(method))
                 return decorated
         raise TypeError(
@@ -185,17 +186,16 @@ class _Expecting:
                 f"expects() can't decorate {function!r}, whose signature Python doesn't know"
             ) from None
         for place in [*self._expected, *(place for part in self._all() for place in relations(part))]:
-            _check_name(place, signature, function)
-        annotations = Annotations(function, signature, self._scope)
+            _check_name(place, signature, _name(function))
+        _check_kind(function, self._returns)
+        written = frozenset(place.name for place in self._expected if not place.steps)
+        annotations = Annotations(function, signature, self._scope, written)
         expectations = _Expectations(
             function, signature, self._expected, self._returns, self._ambiguous, annotations
         )
         checks = expectations.checks()
         if checks is None and not self._bounds:
-            raise TypeError(
-                f"expects() has nothing to expect of {_name(function)}: name parameters (x='channels_last'), "
-                "returns, copies or copy_bytes, or annotate with ChannelsLast and the like"
-            )
+            raise TypeError(_nothing_of(_name(function)))
         checked = function if checks is None else wrap(function, checks)
         return bounded(checked, self._bounds, _name(function)) if self._bounds else checked
 
@@ -218,6 +218,7 @@ class _Expectations:
         self._where = _name(function)
         self._ambiguous = ambiguous
         self._signature = signature
+        self._positions = {name: index for index, name in enumerate(signature.parameters)}
         self._written = dict(expected)
         self._returns_written = returns
         self._annotations = annotations
@@ -254,19 +255,31 @@ class _Expectations:
         related = [place for part in [*expected.values(), self._returns] for place in relations(part)]
         names = list(dict.fromkeys(place.name for place in [*expected, *related]))
         self._names = names
-        self._looked_at = [(names.index(place.name), place, part) for place, part in expected.items()]
+        for place in related:
+            _check_name(place, self._signature, self._where)
+        self._looked_at = [
+            (names.index(place.name), place, part, self._is_optional(place))
+            for place, part in expected.items()
+        ]
         self._compared = [(names.index(place.name), place) for place in dict.fromkeys(related)]
 
+    def _is_optional(self, place: Place) -> bool:
+        """Whether it is one of the keywords in ``**kwargs``, which need not be given."""
+        return self._signature.parameters[place.name].kind is inspect.Parameter.VAR_KEYWORD
+
     def _quick_of(self, name: str) -> str | None:
-        parts = [(place, part) for _, place, part in self._looked_at if place.name == name]
+        parts = [(place, part) for _, place, part, _ in self._looked_at if place.name == name]
         (place, part), *others = parts
         return None if others or place.steps else _quick(part, self._ambiguous)
 
     def _enter(self, *values: Any) -> References:
         references = remember([(place, values[index]) for index, place in self._compared])
         check = Check(self._ambiguous, references)
-        for index, place, expectation in self._looked_at:
-            check.value(expectation, place.of(values[index]), place.text)
+        for index, place, expectation, optional in self._looked_at:
+            if place.steps:
+                check.place(expectation, place, values[index], optional)
+            else:
+                check.value(expectation, values[index], place.text)
         if check.violations:
             report(self._where, check.violations)
         return references
@@ -278,11 +291,14 @@ class _Expectations:
             report(self._where, check.violations)
 
     def _enter_late(self, *values: Any) -> References:
-        if self._annotations.pending:
+        if self._annotations.pending and not torch.compiler.is_compiling():
             self._annotations.resolve()
             self._settle()
-        given = dict(zip(self._signature.parameters, values, strict=True))
-        return self._enter(*[given[name] for name in self._names])
+            if not self._looked_at and self._returns is None:
+                raise TypeError(
+                    f"{_nothing_of(self._where)}; its annotations have names that are not defined"
+                )
+        return self._enter(*[values[self._positions[name]] for name in self._names])
 
     def _leave_late(self, result: Any, references: References | None) -> None:
         self._leave(result, references)
@@ -299,12 +315,30 @@ def _quick(expectation: Expectation | None, ambiguous: Ambiguous) -> str | None:
     return "nchw" if expectation.state == "nchw" else None
 
 
-def _check_name(place: Place, signature: inspect.Signature, function: Callable[..., Any]) -> None:
+def _nothing_of(where: str) -> str:
+    return (
+        f"expects() has nothing to expect of {where}: name parameters (x='channels_last'), returns, copies or "
+        "copy_bytes, or annotate with ChannelsLast and the like"
+    )
+
+
+def _check_kind(function: Callable[..., Any], returns: Expectation | None) -> None:
+    """Of a wrapper the result may be a coroutine or a generator, and not what that returns."""
+    inner = inspect.unwrap(function)
+    for kind in (inspect.iscoroutinefunction, inspect.isasyncgenfunction):
+        if returns is not None and kind(inner) and not kind(function):
+            raise TypeError(
+                f"expects() can't see what {_name(function)} returns, because a decorator below makes a plain function "
+                "of it: write @expects below that"
+            )
+
+
+def _check_name(place: Place, signature: inspect.Signature, where: str) -> None:
     names = list(signature.parameters)
     if place.name in names:
         return
     raise TypeError(
-        f"expects(): {_name(function)} has no parameter '{place.name}'{did_you_mean(place.name, names)}"
+        f"expects(): {where} has no parameter '{place.name}'{did_you_mean(place.name, names)}"
         f"{_in_keywords(place, signature)}"
     )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree
 
 from esper_guard.runtime.expectations.places import Step, spelled
@@ -23,22 +24,33 @@ Leaf: TypeAlias = tuple[Path, Tensor]
 def leaves_of(value: Any, path: Path) -> list[Leaf]:
     """All tensors of tuples, lists, sets, deques, mappings, dataclasses, attrs classes and registered pytrees.
 
-    Other objects hold none. What contains itself is entered once.
+    Other objects hold none, and a parameter of a lazy module is none yet. A container is entered once, even if it
+    contains itself.
     """
     found: list[Leaf] = []
-    _collect(value, path, found, ())
+    _collect(value, path, found, {})
     return found
 
 
-def _collect(value: Any, path: Path, found: list[Leaf], around: tuple[Any, ...]) -> None:
+def _collect(value: Any, path: Path, found: list[Leaf], entered: dict[int, Any]) -> None:
     if isinstance(value, Tensor):
-        found.append((path, value))
+        if not is_uninitialised(value):
+            found.append((path, value))
         return
     parts = parts_of(value)
-    if parts and not _is_among(value, around):
-        around = (*around, value)
-        for step, part in parts:
-            _collect(part, (path, step), found, around)
+    if not parts:
+        return
+    if not torch.compiler.is_compiling():  # Dynamo did not know id()
+        if id(value) in entered:
+            return
+        entered[id(value)] = value  # so that its id stays its own
+    for step, part in parts:
+        _collect(part, (path, step), found, entered)
+
+
+def is_uninitialised(tensor: Tensor) -> bool:
+    """Whether it is a parameter of a lazy module, without a shape."""
+    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 
 def parts_of(value: Any) -> list[tuple[Step, Any]] | None:
@@ -69,11 +81,6 @@ def parts_of(value: Any) -> list[tuple[Step, Any]] | None:
     return None
 
 
-def is_symbolic(value: Any) -> bool:
-    """Whether it stands for a tensor that does not exist yet, while torch.fx traces."""
-    return isinstance(value, torch.fx.Proxy)
-
-
 def spell(path: Path) -> str:
     """``"batch['image'][0]"``."""
     steps: list[str] = []
@@ -83,10 +90,11 @@ def spell(path: Path) -> str:
     return path + "".join(reversed(steps))
 
 
-def _is_among(item: Any, others: tuple[Any, ...]) -> bool:
+def is_among(item: Any, others: list[Any]) -> bool:
+    """Whether it is one of them, by identity."""
     if torch.compiler.is_compiling():
         return False
-    for other in others:  # not `in`, which compares tensors, nor id(), which Dynamo does not know  # noqa: SIM110
+    for other in others:  # not `in`, which compares tensors  # noqa: SIM110
         if other is item:
             return True
     return False

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 from typing import Any, Final, TypeAlias
 
+import torch
+from torch import Tensor
+
 MISSING: Final = object()
 """What stands where nothing does."""
 
@@ -38,21 +41,20 @@ class Place:
         return cls(name, steps)
 
     def of(self, value: Any) -> Any:
-        """What the steps lead to from a value; `MISSING` if there is no such item.
+        """What the steps lead to from a value; `MISSING` or None or a `torch.fx.Proxy` where that comes in between.
 
         Raises:
-            AttributeError: there is no such attribute.
+            AttributeError, KeyError, IndexError, TypeError: a step leads nowhere.
         """
         for kind, key in self.steps:
-            if value is MISSING or value is None:
+            if value is MISSING or value is None or is_symbolic(value):
                 return value
             if kind == ".":
                 value = getattr(value, key)
+            elif isinstance(value, Tensor):
+                raise TypeError("a tensor has no items to be named")
             else:
-                try:
-                    value = value[key]
-                except (KeyError, IndexError):
-                    return MISSING
+                value = value[key]
         return value
 
     def __eq__(self, other: object) -> bool:
@@ -60,6 +62,11 @@ class Place:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether it stands for a value that does not exist yet, while torch.fx traces."""
+    return isinstance(value, torch.fx.Proxy)
 
 
 def spelled(step: Step) -> str:

@@ -14,7 +14,7 @@ def remedy_for(tensor: Tensor, wanted: Format, made: bool) -> str:
     Source: docs/runtime.md, "Layouts", whose table is measured by tests/runtime/test_formats.py.
     """
     rank, layout = tensor.dim(), layout_of(tensor)
-    if wanted.state == "nchw":
+    if wanted.state == "nchw" and layout.state != "ambiguous":
         return "`.contiguous()` makes it NCHW, with a copy"
     if wanted.state != "channels_last":
         return ""

@@ -38,7 +38,7 @@ def switch() -> Switch:
 
 def report(where: str, violations: list[Violation]) -> None:
     """Raise, warn, or neither. Code that is being compiled does so when it has come back from there."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and switch() != "off":
         first = violations[0]
         why = f"{where}: {first.path} is {first.found}, expected {first.wanted}"
         torch._dynamo.graph_break(*((why,) if _SAYS_WHY else ()))
@@ -49,7 +49,10 @@ def deliver(error: MemoryFormatError) -> None:
     """Raise an error, warn of it at the user's line, or neither."""
     mode = switch()
     if mode == "raise":
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame, and the tensors in those around it
     if mode == "warn":
         warn(str(error))
 

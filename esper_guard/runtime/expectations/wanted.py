@@ -79,8 +79,9 @@ class Predicate:
 
     @property
     def text(self) -> str:
-        """The function's name."""
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        """The function's name, in one line."""
+        name = getattr(self.function, "__qualname__", None) or type(self.function).__qualname__
+        return f"what {name}() accepts"
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,10 @@ class Leaves:
 
 @dataclass(frozen=True)
 class Items:
-    """A sequence of this many items."""
+    """A sequence of these items; of at least these, if it is open-ended."""
 
     items: tuple[Expectation | None, ...]
+    open_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,24 +104,28 @@ class Keys:
     """A mapping with these keys, or an object with these attributes."""
 
     keys: tuple[tuple[Any, Expectation], ...]
-    required: bool = True
 
 
 @dataclass(frozen=True)
 class Each:
-    """A container of which every item, or every value of a mapping, is as expected."""
+    """A container of which every item, or every value of a mapping, is as expected. Iterators are left alone."""
 
     expectation: Expectation
-    kind: type | None = None
+    kind: type = object
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Instance:
-    """An object of a class whose annotated fields are as expected."""
+    """An object of a class whose annotated fields are as expected, or a dict. The class may mention itself."""
 
     kind: type
-    fields: Callable[[], tuple[tuple[str, Expectation], ...]]
-    """Read late, because a class may mention itself."""
+    fields: tuple[tuple[str, Expectation], ...] = ()
+
+    def says_something(self, within: tuple[Instance, ...] = ()) -> bool:
+        """Whether there is more in it than instances of itself."""
+        if self in within:
+            return False
+        return any(_says_something(field, (*within, self)) for _, field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ class AnyOf:
 
     expectations: tuple[Expectation, ...]
     kinds: tuple[type, ...]
+    others: bool = False
+    """Or that is anything but a tensor."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +210,9 @@ def parse(written: Written) -> Expectation | None:
         return Leaves(format_of(written))
     if isinstance(written, Mapping):
         parts = ((key, parse(value)) for key, value in written.items())
-        return Keys(tuple((key, part) for key, part in parts if part is not None))
+        return _or_none(Keys(tuple((key, part) for key, part in parts if part is not None)))
     if isinstance(written, tuple | list):
-        return Items(tuple(map(parse, written)))
+        return _or_none(Items(tuple(map(parse, written))))
     if callable(written) and not isinstance(written, type):
         return Leaves(Predicate(cast("Callable[[Tensor], object]", written)))
     raise TypeError(
@@ -213,16 +221,45 @@ def parse(written: Written) -> Expectation | None:
     )
 
 
+def _or_none(expectation: Expectation) -> Expectation:
+    return AnyOf((expectation,), (type(None),))
+
+
 def relations(expectation: Expectation | None) -> list[Place]:
     """What an expectation compares with."""
-    if isinstance(expectation, Same):
-        return [expectation.place]
+    found: list[Place] = []
+    seen: list[Instance] = []
+    stack = [expectation]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, Same):
+            found.append(part.place)
+        elif isinstance(part, Instance):
+            if part not in seen:
+                seen.append(part)
+                stack += _parts(part)
+        else:
+            stack += _parts(part)
+    return found
+
+
+def _parts(expectation: Expectation | None) -> list[Expectation | None]:
     if isinstance(expectation, Leaves | Each):
-        return relations(expectation.expectation)
+        return [expectation.expectation]
     if isinstance(expectation, Items):
-        return [place for item in expectation.items for place in relations(item)]
+        return list(expectation.items)
     if isinstance(expectation, Keys):
-        return [place for _, item in expectation.keys for place in relations(item)]
+        return [part for _, part in expectation.keys]
+    if isinstance(expectation, Instance):
+        return [part for _, part in expectation.fields]
     if isinstance(expectation, AnyOf | AllOf):
-        return [place for item in expectation.expectations for place in relations(item)]
+        return list(expectation.expectations)
     return []
+
+
+def _says_something(expectation: Expectation | None, within: tuple[Instance, ...]) -> bool:
+    if isinstance(expectation, Instance):
+        return expectation.says_something(within)
+    if isinstance(expectation, Format | Same | Predicate):
+        return True
+    return any(_says_something(part, within) for part in _parts(expectation))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
@@ -84,7 +85,16 @@ def wrap(function: Callable[..., Any], checks: Checks) -> Callable[..., Any]:
         isinstance=isinstance,  # since parameters and globals of the user's may have these names
         len=len,
     )
-    return functools.wraps(function)(wrapped)
+    return as_itself(wrapped, function)
+
+
+def as_itself(wrapped: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrapper that looks like the function, to Python and to torch.jit.script."""
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE:
+        wrapped = types.coroutine(wrapped)
+    wrapped = functools.wraps(function)(wrapped)
+    wrapped.__prepare_scriptable__ = lambda: function  # type: ignore[attr-defined]
+    return wrapped
 
 
 def _is_plain(function: Callable[..., Any]) -> bool:
@@ -252,26 +262,28 @@ def _delegating(
     call: str, checked: list[str], send: str, throw: str, close: str, stop: str, ended: str
 ) -> list[str]:
     """``yield from``, with a look at each value on its way out; there is none for asynchronous generators."""
-    inner, result, sent, error = (f"{_P}{name}" for name in ("inner", "result", "sent", "error"))
+    inner, result, sent, thrown, error = (f"{_P}{name}" for name in "inner result sent thrown error".split())
     return [
         f"{inner} = {call}",
-        f"{_P}proceed = None",
-        f"{sent} = None",
+        f"{sent} = {thrown} = None",
         "while True:",
         "    try:",
-        f"        if {_P}proceed is None:",
+        f"        if {thrown} is None:",
         f"            {result} = {send.format(inner, sent)}",
         "        else:",
-        f"            {result} = {throw.format(inner, f'{_P}proceed')}",
+        f"            {result} = {throw.format(inner, thrown)}",
         f"    except {stop} as {error}:",
         f"        {ended}",
-        *(f"    {line}" for line in checked),
-        f"    {_P}proceed = None",
+        "    finally:",
+        f"        {sent} = {thrown} = None  # which would keep alive what they hold",
         "    try:",
-        f"        {sent} = yield {result}",
-        "    except GeneratorExit:",
+        *(f"        {line}" for line in checked or ["pass"]),
+        "    except BaseException:",
         f"        {close.format(inner)}",
         "        raise",
-        f"    except BaseException as {error}:",
-        f"        {_P}proceed = {error}",
+        "    try:",
+        f"        {sent} = yield {result}",
+        f"    except BaseException as {error}:  # it is the generator's to handle, and so is GeneratorExit",
+        f"        {thrown} = {error}",
+        f"    {result} = None",
     ]

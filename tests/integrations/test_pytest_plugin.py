@@ -1,0 +1,752 @@
+"""The pytest plugin, in real pytest runs: serial, with pytest-xdist, and with torch out of reach."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+import esper_guard.integrations.annotated
+import esper_guard.integrations.pytest_plugin.tracing
+import esper_guard.runtime.hazards
+import esper_guard.runtime.tracing  # noqa: F401
+from esper_guard import load_trace
+from tests.conftest import ROOT, run_python
+
+MODEL = """
+import torch
+from torch import nn
+
+class Slot(nn.Module):
+    def forward(self, x):
+        return x.contiguous().detach()
+
+class Soft(nn.Module):
+    def forward(self, x):
+        return x.softmax(1)
+
+class Ghost(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x[0].unsqueeze(0), 2, 1)
+"""
+TESTS = """
+import pytest, torch
+from torch import nn
+from model import Ghost, Slot, Soft
+
+def images():
+    return torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+
+@pytest.fixture
+def x():
+    return images()
+
+def test_slot(x):
+    Slot()(x)
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_twice(x, times):
+    for _ in range(times):
+        Slot()(x)
+
+def test_soft(x):
+    Soft()(x)
+
+def test_ghost(x):
+    Ghost()(x)
+
+def test_clean(x):
+    nn.Conv2d(4, 4, 1)(x)
+"""
+CRASH = """
+import torch
+
+def images():
+    return torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+
+def test_group_norm():
+    torch.nn.GroupNorm(2, 4)(images()).sum().backward()
+
+def test_after():
+    pass
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with a model, and settings that leave this process alone."""
+    for name in ("PYTEST_ADDOPTS", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makeini("[pytest]\nlayout_hazards = off\n")
+    pytester.makepyfile(model=MODEL)
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+    monkeypatch.syspath_prepend(pytester.path)
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return project.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", *arguments)
+
+
+def run_parallel(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-n", "2", *arguments)
+
+
+def text_of(result: pytest.RunResult) -> str:
+    return "\n".join([*result.outlines, *result.errlines])
+
+
+class TestMarker:
+    def test_the_format_is_kept(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+@pytest.mark.memory_format("channels_last")
+class TestMarked:
+    def test_marked_slot(self, x): Slot()(x)
+    def test_marked_soft(self, x): Soft()(x)
+    def test_marked_clean(self, x): nn.Conv2d(4, 4, 1)(x)
+    def test_its_own_conversions(self):
+        x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+        assert nn.Conv2d(4, 4, 1)(x).contiguous().is_contiguous()
+"""
+        )
+        result = run(project, "-k", "TestMarked")
+        result.assert_outcomes(failed=2, passed=2, deselected=6)
+        result.stdout.fnmatch_lines(
+            [
+                "channels_last was left once",
+                "  model.py:6 (Slot): explicit, 288 B, once: aten.clone.default channels_last -> nchw, 2x4x3x3 float32",
+                "channels_last was left once",
+                "  model.py:10 (Soft): loss, once: aten._softmax.default channels_last -> nchw, 2x4x3x3 float32",
+            ]
+        )
+
+    def test_bounds(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+mark = pytest.mark.memory_format
+@mark(max_copies=1)
+def test_a(x): Slot()(x)
+@mark(max_copies=0)
+def test_b(x): Slot()(x)
+@mark(max_bytes="0.3 KiB")
+def test_c(x): Slot()(x)
+@mark(max_bytes=287)
+def test_d(x): Slot()(x)
+@mark("channels_last", max_copies=0, ignore=["model.py:6"])
+def test_e(x): Slot()(x)
+@mark(format=torch.channels_last, max_copies=0, ignore=["aten.clone.*"])
+def test_f(x): Slot()(x)
+@mark("contiguous")
+def test_g(x): Slot()(x)
+@mark("contiguous_format")
+def test_h(): nn.Sequential(nn.Conv2d(4, 4, 1), Convert())(torch.randn(2, 4, 3, 3))
+class Convert(nn.Module):
+    def forward(self, x): return x.to(memory_format=torch.channels_last)
+"""
+        )
+        result = run(
+            project,
+            "-v",
+            "-k",
+            "test_a or test_b or test_c or test_d or test_e or test_f or test_g or test_h",
+        )
+        failed = set(re.findall(r"test_(\w) FAILED", text_of(result)))
+        assert failed == {"b", "d", "h"}
+        result.stdout.fnmatch_lines(
+            ["1 layout copy, at most 0 allowed", "288 B copied, at most 287 B allowed"]
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("'channels_last', max_copy=0", "there is no argument 'max_copy' *did you mean 'max_copies'?"),
+            ("'chanels_last'", "'chanels_last' is no memory format *did you mean 'channels_last'?"),
+            ("max_bytes='2 MiBs'", "max_bytes: '2 MiBs' is no size*"),
+            ("max_bytes=-1", "max_bytes: a size can't be negative*"),
+            ("max_copies='1'", "max_copies is a number of copies, not '1'"),
+            ("max_copies=-1", "max_copies is a number of copies, not -1"),
+            ("'channels_last', 'nchw'", "it takes one format*"),
+            ("", "it expects nothing*"),
+            ("'nchw', ignore='model.py'", "ignore is a list of patterns, not 'model.py'"),
+            ("'nchw', ignore=[3]", "ignore is a list of patterns*"),
+            ("torch.preserve_format", "'preserve_format' is no memory format*"),
+        ],
+    )
+    def test_wrong_arguments_are_a_collection_error(
+        self, project: pytest.Pytester, arguments: str, message: str
+    ) -> None:
+        project.makepyfile(
+            f"""
+            import pytest, torch
+            class TestGroup:
+                @pytest.mark.memory_format({arguments})
+                @pytest.mark.parametrize("a", [1, 2])
+                def test_marked(self, a): pass
+            """
+        )
+        result = run(project)
+        result.assert_outcomes(errors=1)
+        assert result.ret == pytest.ExitCode.INTERRUPTED
+        name = "test_wrong_arguments_are_a_collection_error.py::TestGroup::test_marked"
+        result.stdout.fnmatch_lines([f"{name}: @pytest.mark.memory_format: {message}"])
+        assert text_of(result).count("@pytest.mark.memory_format:") == 1
+
+    def test_unittest_classes(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            """
+            import pytest, torch, unittest
+            from model import Slot
+            class TestOld(unittest.TestCase):
+                @pytest.mark.memory_format("channels_last")
+                def test_marked(self): Slot()(torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last))
+            """
+        )
+        run(project).assert_outcomes(failed=1)
+
+    def test_a_test_that_fails_by_itself(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+@pytest.mark.memory_format("channels_last")
+def test_own(x):
+    Slot()(x)
+    assert False, "my own"
+@pytest.mark.memory_format("channels_last")
+@pytest.mark.xfail(strict=True)
+def test_expected(x): Slot()(x)
+@pytest.mark.memory_format("channels_last")
+def test_skipped(x): pytest.skip("not now")
+"""
+        )
+        result = run(project, "-k", "own or expected or skipped")
+        result.assert_outcomes(failed=1, xfailed=1, skipped=1, deselected=6)
+        result.stdout.fnmatch_lines(["*AssertionError: my own*"])
+
+    def test_it_is_declared(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            "import pytest\npytestmark = pytest.mark.memory_format('nchw')\ndef test_a(): pass"
+        )
+        run(project, "--strict-markers").assert_outcomes(passed=1)
+        run(project, "--markers").stdout.fnmatch_lines(["@pytest.mark.memory_format(format, ?, max_copies*"])
+
+
+class TestFixtures:
+    def test_layout_trace(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+def test_copies(layout_trace, x):
+    assert not layout_trace.copies
+    Slot()(x)
+    assert [event.location.rsplit("/")[-1] for event in layout_trace.copies] == ["model.py:6"]
+    layout_trace.assert_max(copies=1)
+
+def test_again(x, layout_trace):
+    Soft()(x)
+    layout_trace.assert_max(losses=0)
+"""
+        )
+        result = run(project, "-k", "copies or again")
+        result.assert_outcomes(passed=1, failed=1, deselected=6)
+        result.stdout.fnmatch_lines(["*1 format loss, at most 0 allowed*"])
+
+    def test_memory_format(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            """
+            import pytest, torch
+            def test_both(memory_format): assert isinstance(memory_format, torch.memory_format)
+            @pytest.mark.memory_format("channels_last")
+            def test_one(memory_format): assert memory_format is torch.channels_last
+            @pytest.mark.memory_format(torch.channels_last_3d)
+            def test_other(memory_format): assert memory_format is torch.channels_last_3d
+            @pytest.mark.memory_format(max_copies=0)
+            def test_bounded(memory_format): pass
+            @pytest.mark.parametrize("memory_format", [3])
+            def test_own(memory_format): assert memory_format == 3
+            """
+        )
+        result = run(project, "-v")
+        result.assert_outcomes(passed=7)
+        names = re.findall(r"::(\S+) PASSED", text_of(result))
+        assert names == [
+            "test_both[contiguous_format]",
+            "test_both[channels_last]",
+            "test_one[channels_last]",
+            "test_other[channels_last_3d]",
+            "test_bounded[contiguous_format]",
+            "test_bounded[channels_last]",
+            "test_own[3]",
+        ]
+
+    def test_a_fixture_of_the_same_name_goes_first(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            """
+            import pytest
+            @pytest.fixture
+            def memory_format(): return "mine"
+            def test_mine(memory_format): assert memory_format == "mine"
+            """
+        )
+        run(project).assert_outcomes(passed=1)
+
+
+class TestTracing:
+    def test_off_by_default(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        result = run(project)
+        result.assert_outcomes(passed=6)
+        assert "layout" not in text_of(result)
+
+    def test_the_summary(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        result = run(project, "--layout-trace=dispatch")
+        result.assert_outcomes(passed=6)
+        result.stdout.fnmatch_lines(
+            [
+                "*= layout copies =*",
+                "4 layout copies, 1.1 KiB; 2 format losses (dispatch level, torch *); 5 of 6 traced tests",
+                "",
+                "  bytes  copies  losses  line",
+                "1.1 KiB       4          model.py:6   return x.contiguous().detach()",
+                "    test_a.py::test_slot, test_a.py::test_twice[[]1], test_a.py::test_twice[[]2]",
+                "                      1  model.py:10  return x.softmax(1)",
+                "    test_a.py::test_soft",
+                "                      1  model.py:14  return nn.functional.max_pool2d(x[[]0].unsqueeze(0), 2, 1)",
+                "    test_a.py::test_ghost",
+            ]
+        )
+
+    def test_many_lines_and_tests(self, project: pytest.Pytester) -> None:
+        lines = "\n".join("    x.reshape(8, 9)" for _ in range(12))
+        project.makepyfile(
+            TESTS + f"@pytest.mark.parametrize('a', range(5))\ndef test_many(a, x):\n{lines}\n"
+        )
+        short = text_of(run(project, "--layout-trace=dispatch", "-k", "many"))
+        assert "and 2 more lines: -v shows them" in short
+        assert "and 2 more\n" in short
+        assert "more lines" not in text_of(run(project, "--layout-trace=dispatch", "-k", "many", "-v"))
+
+    def test_deep(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        run(project, "--layout-trace=deep", "-k", "soft").stdout.fnmatch_lines(
+            ["*1 internal copy*deep level*"]
+        )
+
+    def test_the_fixtures_of_a_test_are_not_traced(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+@pytest.fixture
+def slotted(x):
+    yield Slot()(x)
+    Slot()(x)
+
+def test_none(slotted): pass
+"""
+        )
+        result = run(project, "--layout-trace=dispatch", "-k", "none")
+        result.stdout.fnmatch_lines(["0 layout copies, 0 B; 0 format losses*; 0 of 1 traced tests"])
+
+    def test_tests_that_trace_themselves(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+from esper_guard import hazard_guard, trace_layouts
+def test_nested(x):
+    with hazard_guard(), trace_layouts() as trace:
+        Slot()(x)
+    assert len(trace.copies) == 1
+"""
+        )
+        result = run(project, "--layout-trace=dispatch", "-k", "nested")
+        result.assert_outcomes(passed=1, deselected=6)
+        result.stdout.fnmatch_lines(["1 layout copy, *; 1 of 1 traced tests"])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("level", ["dispatch", "deep"])
+    def test_parallel_totals_are_the_serial_ones(self, project: pytest.Pytester, level: str) -> None:
+        project.makepyfile(test_a=TESTS, test_b=TESTS)
+        arguments = (f"--layout-trace={level}", "--layout-fail-on=ghost")
+        serial = run(project, *arguments, "--layout-report=json:serial.json,term")
+        parallel = run_parallel(
+            project, *arguments, "--layout-report=json:parallel.json", "--layout-report=term"
+        )
+        for result in (serial, parallel):
+            result.assert_outcomes(passed=10, failed=2)
+        one, two = load_trace("serial.json"), load_trace("parallel.json")
+        assert one.by_line() == two.by_line() != {}
+        assert one.calls == two.calls
+        assert one.kernel_copies == two.kernel_copies
+        for event in one.events:
+            (same,) = [
+                other
+                for other in two.events
+                if (other.location, other.operator, other.kind)
+                == (event.location, event.operator, event.kind)
+            ]
+            assert set(same.tests) == set(event.tests)
+            assert (same.count, same.bytes) == (event.count, event.bytes)
+        summaries = [
+            text_of(result).partition("= layout copies =")[2].partition("trace of")[0].splitlines()[1:]
+            for result in (serial, parallel)
+        ]
+        assert [line for line in summaries[0] if "::" not in line] == [
+            line for line in summaries[1] if "::" not in line
+        ]
+
+
+class TestReport:
+    def test_json(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        result = run(project, "--layout-trace=dispatch", "--layout-report=json:out/trace.json")
+        result.stdout.fnmatch_lines(["trace of 6 tests written to *trace.json"])
+        assert "costliest" not in text_of(result)
+        trace = load_trace(project.path / "out" / "trace.json")
+        (copy,) = trace.copies
+        assert copy.tests == ("test_a.py::test_slot", "test_a.py::test_twice[1]", "test_a.py::test_twice[2]")
+        assert (copy.count, copy.bytes) == (4, 4 * 288)
+        shown = run_python(
+            "from esper_guard.cli import main; main()", "report", "out/trace.json", cwd=project.path
+        )
+        assert "model.py:6" in shown.stdout
+
+    def test_a_file_that_cannot_be_written(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        (project.path / "file").touch()
+        result = run(project, "--layout-trace=dispatch", "--layout-report=json:file/trace.json")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stdout.fnmatch_lines(["not written: *file*"])
+
+    def test_nothing_was_traced(self, project: pytest.Pytester) -> None:
+        project.makepyfile("def test_a(): pass")
+        run(project, "--layout-trace=dispatch", "--layout-report=json:trace.json").assert_outcomes(passed=1)
+        assert load_trace("trace.json").events == ()
+
+
+class TestFailOn:
+    @pytest.mark.parametrize(
+        ("kinds", "failed"),
+        [
+            ("copy", {"test_slot", "test_twice[1]", "test_twice[2]"}),
+            ("loss", {"test_soft", "test_ghost"}),
+            ("ghost", {"test_ghost"}),
+            ("copy,loss,ghost", {"test_slot", "test_twice[1]", "test_twice[2]", "test_soft", "test_ghost"}),
+        ],
+    )
+    def test_kinds(self, project: pytest.Pytester, kinds: str, failed: set[str]) -> None:
+        project.makepyfile(TESTS)
+        result = run(project, f"--layout-fail-on={kinds}", "-v")
+        assert set(re.findall(r"::(\S+) FAILED", text_of(result))) == failed
+
+    def test_what_it_says(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        result = run(project, "--layout-fail-on=copy", "-k", "test_slot")
+        result.stdout.fnmatch_lines(["1 layout copy", "  model.py:6 (Slot): explicit, 288 B, once: *"])
+
+    def test_off_wins(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        project.makeini("[pytest]\nlayout_hazards = off\nlayout_fail_on = copy\n")
+        run(project).assert_outcomes(passed=3, failed=3)
+        run(project, "--layout-trace=off").assert_outcomes(passed=6)
+
+
+class TestBaseline:
+    def baseline(self, project: pytest.Pytester) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = json.loads((project.path / "known.json").read_text())["entries"]
+        return entries
+
+    def test_what_is_known_does_not_fail(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        update = run(project, "--layout-baseline=known.json", "--layout-update")
+        update.assert_outcomes(passed=6)
+        update.stdout.fnmatch_lines(["baseline: 3 entries (3 new, 0 gone) written to *known.json"])
+        assert self.baseline(project)[0] == {
+            "file": "model.py",
+            "code": "return x.contiguous().detach()",
+            "kind": "explicit",
+            "operator": "aten.clone.default",
+            "change": "channels_last -> nchw",
+            "phase": "forward",
+            "count": 2,
+            "bytes": 2 * 288,
+        }
+        run(project, "--layout-baseline=known.json").assert_outcomes(passed=6)
+
+    def test_it_survives_shifted_lines(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        run(project, "--layout-baseline=known.json", "--layout-update")
+        project.makepyfile(model="\n# more\n" * 3 + MODEL)
+        run_again = project.runpytest_subprocess("--layout-baseline=known.json")
+        run_again.assert_outcomes(passed=6)
+
+    def test_more_of_it_and_new_lines_fail(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        run(project, "--layout-baseline=known.json", "--layout-update")
+        project.makepyfile(
+            test_a=TESTS
+            + """
+def test_thrice(x):
+    for _ in range(3): Slot()(x)
+def test_new(x):
+    x.reshape(-1)
+"""
+        )
+        result = run(project, "--layout-baseline=known.json", "-v")
+        assert set(re.findall(r"::(\S+) FAILED", text_of(result))) == {"test_thrice", "test_new"}
+        result.stdout.fnmatch_lines(["3 layout copies that the baseline does not know of"])
+
+    def test_an_update_forgets_only_if_everything_ran(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        run(project, "--layout-baseline=known.json", "--layout-update")
+        part = run(project, "--layout-baseline=known.json", "--layout-update", "-k", "soft")
+        part.stdout.fnmatch_lines(
+            ["baseline: 3 entries (0 new, 0 gone)*", "baseline: entries that did not occur were kept*"]
+        )
+        run(project, "--layout-baseline=known.json", "--layout-update", "test_a.py")
+        assert len(self.baseline(project)) == 3
+        project.makepyfile(test_a=TESTS.replace("Soft()(x)", "assert x is None"))
+        run(project, "--layout-baseline=known.json", "--layout-update").assert_outcomes(passed=5, failed=1)
+        assert len(self.baseline(project)) == 3
+        project.makepyfile(test_a=TESTS.replace("    Soft()(x)", "    pass"))
+        gone = run(project, "--layout-baseline=known.json", "--layout-update")
+        gone.stdout.fnmatch_lines(["baseline: 2 entries (0 new, 1 gone)*"])
+        assert len(self.baseline(project)) == 2
+
+    @pytest.mark.slow
+    def test_in_parallel(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        run_parallel(project, "--layout-baseline=known.json", "--layout-update").assert_outcomes(passed=6)
+        in_parallel = self.baseline(project)
+        run(project, "--layout-baseline=known.json", "--layout-update")
+        assert in_parallel == self.baseline(project)
+        run_parallel(project, "--layout-baseline=known.json").assert_outcomes(passed=6)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "*known.json: no layout baseline*"),
+            ("{}", "*known.json: no layout baseline*format*"),
+            (
+                '{"format": "esper-guard layout baseline", "version": 2, "entries": []}',
+                "*known.json*version*",
+            ),
+            (
+                '{"format": "esper-guard layout baseline", "version": 1, "entries": [{"file": 3}]}',
+                "*entries*file*",
+            ),
+        ],
+    )
+    def test_a_file_that_is_none(self, project: pytest.Pytester, content: str, message: str) -> None:
+        project.makepyfile(TESTS)
+        (project.path / "known.json").write_text(content)
+        result = run(project, "--layout-baseline=known.json")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+    def test_a_file_that_is_missing(self, project: pytest.Pytester) -> None:
+        result = run(project, "--layout-baseline=known.json")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(
+            ["ERROR: there is no layout baseline *known.json: write it with --layout-update"]
+        )
+
+
+class TestOptions:
+    def test_each_has_an_ini_twin(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        project.makeini(
+            """
+            [pytest]
+            layout_hazards = off
+            layout_trace = dispatch
+            layout_report = json:out/trace.json
+            layout_fail_on = copy
+            layout_baseline = out/known.json
+            layout_update = true
+            """
+        )
+        (project.path / "sub").mkdir()
+        result = run(project, "--rootdir", str(project.path), "-c", "tox.ini")
+        result.assert_outcomes(passed=6)
+        assert (project.path / "out" / "known.json").exists()
+        assert load_trace(project.path / "out" / "trace.json").events
+        assert len(json.loads((project.path / "out" / "known.json").read_text())["entries"]) == 1
+        project.makeini("[pytest]\nlayout_hazards = off\nno_layout = true\nlayout_fail_on = copy\n")
+        run(project).assert_outcomes(passed=6)
+
+    @pytest.mark.parametrize(
+        ("argument", "ini", "message"),
+        [
+            (
+                "--layout-trace=depe",
+                "layout_trace = depe",
+                "is off or dispatch or deep, not 'depe'; did you mean 'deep'?",
+            ),
+            ("--layout-report=xml:a", "layout_report = xml:a", "knows term and json:PATH, not 'xml:a'"),
+            ("--layout-report=json:", "layout_report = json:", "knows term and json:PATH, not 'json:'"),
+            (
+                "--layout-fail-on=copys",
+                "layout_fail_on = copys",
+                "knows copy, loss, ghost, not 'copys'; did you mean 'copy'?",
+            ),
+            ("--layout-hazards=on", "layout_hazards = on", "is raise or off, not 'on'"),
+            (None, "layout_update = maybe", "is true or false, not 'maybe'"),
+            (None, "no_layout = maybe", "is true or false, not 'maybe'"),
+        ],
+    )
+    def test_wrong_values(
+        self, project: pytest.Pytester, argument: str | None, ini: str, message: str
+    ) -> None:
+        if argument is not None:
+            result = run(project, argument)
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            assert f"ERROR: {argument.partition('=')[0]} {message}" in text_of(result)
+        project.makeini(f"[pytest]\n{ini}\n")
+        result = run(project)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"tox.ini: {ini.partition(' ')[0]} {message}" in text_of(result)
+
+    def test_an_update_needs_a_baseline(self, project: pytest.Pytester) -> None:
+        result = run(project, "--layout-update")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "--layout-baseline=PATH" in text_of(result)
+
+    def test_no_layout(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+@pytest.mark.memory_format("channels_last", max_copies=0)
+def test_marked(x): Slot()(x)
+def test_fixture(layout_trace): pass
+def test_format(memory_format): pass
+"""
+        )
+        result = run(
+            project, "--no-layout", "--layout-trace=deep", "--layout-fail-on=copy", "-rs", "--strict-markers"
+        )
+        result.assert_outcomes(passed=9, skipped=1)
+        result.stdout.fnmatch_lines(["*layouts are not traced: --no-layout"])
+
+    def test_help(self, project: pytest.Pytester) -> None:
+        text = text_of(run(project, "--help"))
+        for name in "trace report fail-on baseline update hazards".split():
+            assert f"--layout-{name}" in text
+            assert f"layout_{name} (string)".replace("-", "_") in text
+        assert "no_layout (string)" in text
+
+
+class TestHazards:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--layout-trace=dispatch",)])
+    def test_a_crash_fails_one_test(self, pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+        pytester.makepyfile(test_a=CRASH)
+        result = pytester.runpytest_subprocess(*arguments)
+        result.assert_outcomes(failed=1, passed=1)
+        result.stdout.fnmatch_lines(
+            ["E*group-norm-null-write: GroupNorm's backward writes through a null pointer*"]
+        )
+        result.stdout.fnmatch_lines(["E*forward: *test_a.py:7"])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "    import torch",
+            "    torch = pytest.importorskip('torch')",
+            "    torch = importlib.import_module('torch')",
+            "    importlib.util.find_spec('torch')\n    from torch import nn\n    import torch",
+        ],
+    )
+    def test_wherever_torch_is_imported(self, pytester: pytest.Pytester, body: str) -> None:
+        pytester.makepyfile(
+            f"""
+import importlib.util, pytest
+def test_lazy():
+{body}
+    x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+    torch.nn.GroupNorm(2, 4)(x).sum().backward()
+"""
+        )
+        result = pytester.runpytest_subprocess()
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*HazardError: group-norm-null-write*"])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("argument", ["--layout-hazards=off", "--no-layout", "-pno:esper-guard"])
+    def test_without_the_plugin_the_run_dies(self, pytester: pytest.Pytester, argument: str) -> None:
+        pytester.makepyfile(test_a=CRASH)
+        result = pytester.runpytest_subprocess(argument)
+        assert result.ret < 0 or result.ret == 0xC0000005
+        assert "passed" not in text_of(result)
+
+
+class TestWithoutTorch:
+    BLOCK = "import sys\nsys.modules['torch'] = None\n"
+
+    def test_silent(self, project: pytest.Pytester) -> None:
+        project.makeini("[pytest]\n")
+        project.makeconftest(self.BLOCK)
+        project.makepyfile(
+            """
+            import pytest
+            @pytest.mark.memory_format("channels_last", max_copies=0)
+            def test_marked(): pass
+            def test_trace(layout_trace): pass
+            def test_format(memory_format): pass
+            def test_plain(): pass
+            """
+        )
+        for arguments in ((), ("--layout-trace=dispatch", "--layout-fail-on=copy", "-n1")):
+            result = project.runpytest_subprocess("-W", "error", *arguments)
+            result.assert_outcomes(passed=2, skipped=3)
+            assert "layout" not in text_of(result).replace("--layout", "")
+
+
+class TestCost:
+    def test_loading_it_imports_nothing_else(self) -> None:
+        code = """
+import sys
+import pytest
+before = set(sys.modules)
+import esper_guard.integrations.pytest_plugin.plugin
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert new <= {"esper_guard", "difflib", "tomli", "tomllib"}, new
+assert not {name for name in sys.modules if name.startswith(("esper_guard.trace", "esper_guard.runtime"))}
+"""
+        result = run_python(code)
+        assert not result.stderr
+
+    def test_a_run_without_torch_imports_no_torch(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile(
+            """
+            import sys
+            def test_plain():
+                names = [name for name in sys.modules if name.partition(".")[0] in ("torch", "msgspec", "libcst")]
+                assert not names
+                assert not [name for name in sys.modules if name.startswith("esper_guard.trace")]
+            """
+        )
+        pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
+
+
+def test_the_example_is_run() -> None:
+    """The contract of a project, as its users write it."""
+    result = run_python(
+        "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(ROOT / "examples"),
+        str(ROOT / "examples" / "test_channels_last.py"),
+        cwd=ROOT / "examples",
+    )
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"\d+ passed", result.stdout)
