@@ -24,6 +24,7 @@ def slot():
 @pytest.mark.memory_format("channels_last", max_copies=0)
 def test_isolation_copies_nothing(slot):
     host = torch.randn(2, 64, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    slot = slot.to(memory_format=torch.channels_last)
     with guard(slot, inputs="channels_last", outputs={"": "same as input", "seed.*": "channels_last"}):
         slot(host).square().sum().backward()
 

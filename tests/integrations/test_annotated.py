@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, NewType, Optional, TypedDict, Union
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    Optional,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+)
 
 import pytest
 import torch
@@ -14,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float, TypeCheckError, jaxtyped
 from torch import Tensor
+from typing_extensions import Unpack
 
 from esper_guard import (
     ChannelsLast,
@@ -34,6 +47,8 @@ BAD = {
     "no tensor": 3,
 }
 Images = Float[Tensor, "n c h w"]
+Anything = TypeVar("Anything")
+Whole = TypeVar("Whole", bound=int)
 
 
 class Nesting(NamedTuple):
@@ -306,6 +321,155 @@ def test_what_a_type_means(hint: Any, good: Any, bad: Any) -> None:
     checked(good)
     with pytest.raises(MemoryFormatError):
         checked(bad)
+
+
+@dataclasses.dataclass
+class Odd:
+    image: ChannelsLast
+    other: Undefined = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@dataclasses.dataclass
+class Boxed(Generic[Anything]):
+    content: Anything
+
+
+class Named(Protocol):
+    name: str
+
+
+class Plain(TypedDict):
+    key: int
+
+
+class Chain(NamedTuple):
+    image: ChannelsLast
+    rest: Optional[Chain] = None  # noqa: UP045
+
+
+Number = NewType("Number", int)
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (Odd, Odd(GOOD), Odd(BAD["nchw"])),
+        (Boxed[ChannelsLast], Boxed(GOOD), Boxed(BAD["nchw"])),
+        (list[Boxed[ChannelsLast]], [Boxed(GOOD)], [Boxed(BAD["nchw"])]),
+        (Chain, Chain(GOOD, Chain(GOOD)), Chain(GOOD, Chain(GOOD, Chain(BAD["nchw"])))),
+        (ChannelsLast | Literal["same"], "same", BAD["nchw"]),
+        (Union[ChannelsLast, Number], 3, BAD["nchw"]),  # noqa: UP007
+        (Union[ChannelsLast, Number], GOOD, "text"),  # noqa: UP007
+        (Union[ChannelsLast, Whole], 3, BAD["nchw"]),  # noqa: UP007
+        (ChannelsLast | Plain, {"key": 1}, BAD["nchw"]),
+        (ChannelsLast | Named, object(), BAD["nchw"]),
+        (Union[ChannelsLast, Annotated[int, "some"]], 3, BAD["nchw"]),  # noqa: UP007
+        (ChannelsLast | float, 1, BAD["nchw"]),
+        (Iterable[ChannelsLast], [GOOD], [BAD["nchw"]]),
+        (Iterable[ChannelsLast], iter([BAD["nchw"]]), BAD["nchw"]),  # an iterator is not consumed
+        (tuple[ChannelsLast, Unpack[tuple[int, ...]]], (GOOD, 1, 2), (BAD["nchw"], 1)),
+        (ChannelsLast | Any, BAD["nchw"], None),
+    ],
+)
+def test_what_other_types_mean(hint: Any, good: Any, bad: Any) -> None:
+    def function(x): ...
+
+    function.__annotations__["x"] = hint
+    checked = expects(function)
+    checked(good)
+    if bad is not None:
+        with pytest.raises(MemoryFormatError):
+            checked(bad)
+
+
+def test_a_record_that_contains_itself() -> None:
+    @expects
+    def function(batch: Batch) -> None: ...
+
+    batch = Batch(GOOD)
+    batch.next = batch
+    function(batch)
+    batch.image = BAD["nchw"]
+    with pytest.raises(MemoryFormatError, match=r"batch\.image is nchw"):
+        function(batch)
+
+
+def test_relations_in_records() -> None:
+    @dataclasses.dataclass
+    class Result:
+        image: SameFormatAs["x"]  # noqa: F821, UP037
+
+    @expects
+    def function(x: ChannelsLast, y: Tensor) -> Result:
+        return Result(y)
+
+    function(GOOD, GOOD)
+    with pytest.raises(MemoryFormatError, match=r"result\.image is nchw, expected same as x"):
+        function(GOOD, BAD["nchw"])
+
+
+def test_keywords_of_a_typed_dict() -> None:
+    @expects
+    def function(**features: Unpack[Features]) -> None: ...
+
+    function(low=GOOD)
+    with pytest.raises(MemoryFormatError, match=r"features\['low'\] is nchw"):
+        function(low=BAD["nchw"])
+
+
+def test_a_relation_to_a_parameter_that_is_not_there() -> None:
+    with pytest.raises(TypeError, match="no parameter 'z'"):
+
+        @expects
+        def function(x: Annotated[Tensor, SameFormatAs("z")]) -> None: ...
+
+
+def test_undefined_names_that_have_nothing_to_do_with_it() -> None:
+    @expects(x="channels_last")
+    def function(x: Tensor, data: NonContiguousDataset, more: Annotated[Unknown, "doc"] = None) -> None: ...  # noqa: F821
+
+    for _ in range(2):
+        function(GOOD, 3)
+        with pytest.raises(MemoryFormatError):
+            function(BAD["nchw"], 3)
+
+    @expects
+    def other(x: Unknown) -> None: ...  # noqa: F821
+
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"nothing to expect.*not defined"):
+            other(GOOD)
+
+
+def test_a_default_of_none() -> None:
+    @expects
+    def function(x: ChannelsLast = None) -> None: ...  # type: ignore[assignment]
+
+    function()
+    with pytest.raises(MemoryFormatError):
+        function(BAD["nchw"])
+
+
+@pytest.mark.parametrize("hint", [Batch, Pair, Odd, Features])
+def test_records_in_one_graph(hint: Any) -> None:
+    def function(x):
+        return (x["low"] if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x.image) + 1
+
+    function.__annotations__["x"] = hint
+    values = {Batch: Batch(GOOD), Pair: Pair(GOOD, BAD["nchw"]), Odd: Odd(GOOD), Features: {"low": GOOD}}
+    torch._dynamo.reset()
+    torch.compile(expects(function), fullgraph=True, backend="eager")(values[hint])
+    torch._dynamo.reset()
+
+
+def test_an_undefined_name_in_one_graph() -> None:
+    @expects(x="channels_last")
+    def function(x: Tensor, other: Unknown = None) -> Tensor:  # noqa: F821
+        return x + 1
+
+    torch._dynamo.reset()
+    torch.compile(function, fullgraph=True, backend="eager")(GOOD)
+    torch._dynamo.reset()
 
 
 def test_an_ambiguous_tensor_is_accepted_as_either() -> None:

@@ -324,7 +324,7 @@ class TestTracing:
     def test_many_lines_and_tests(self, project: pytest.Pytester) -> None:
         lines = "\n".join("    x.reshape(8, 9)" for _ in range(12))
         project.makepyfile(
-            TESTS + f"@pytest.mark.parametrize('a', range(5))\ndef test_many(a, x):\n{lines}\n"
+            test_a=TESTS + f"@pytest.mark.parametrize('a', range(5))\ndef test_many(a, x):\n{lines}\n"
         )
         short = text_of(run(project, "--layout-trace=dispatch", "-k", "many"))
         assert "and 2 more lines: -v shows them" in short
@@ -465,7 +465,7 @@ class TestBaseline:
         update = run(project, "--layout-baseline=known.json", "--layout-update")
         update.assert_outcomes(passed=6)
         update.stdout.fnmatch_lines(["baseline: 3 entries (3 new, 0 gone) written to *known.json"])
-        assert self.baseline(project)[0] == {
+        assert self.baseline(project)[1] == {
             "file": "model.py",
             "code": "return x.contiguous().detach()",
             "kind": "explicit",

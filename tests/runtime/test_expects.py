@@ -10,6 +10,7 @@ import functools
 import gc
 import inspect
 import pickle
+import types
 import typing
 import warnings
 import weakref
@@ -150,6 +151,20 @@ class TestValues:
         with pytest.raises(ValueError, match="did you mean 'reject'"):
             expects(x="nchw", ambiguous="rejekt")
 
+    def test_uninitialised_parameters(self) -> None:
+        class Lazy(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.LazyConv2d(4, 3)
+
+            @expects({"self.conv.weight": "channels_last"}, x="channels_last")
+            def forward(self, x: Tensor) -> Tensor:
+                return self.conv(x)
+
+        lazy = Lazy()
+        lazy(GOOD)
+        problem(lazy, GOOD)
+
 
 class TestRelations:
     @pytest.mark.parametrize("tensor", [GOOD, NCHW, VOLUME, AMBIGUOUS, AMBIGUOUS_LAST, GHOST, SLICE, MATRIX])
@@ -202,6 +217,11 @@ class TestRelations:
         assert "which has several formats: x['a'] is" in problem(function, {"a": GOOD, "b": NCHW}, GOOD)
         function(GOOD, [GOOD, MATRIX])
         function(None, NCHW)
+
+    def test_of_tensors_without_strides(self) -> None:
+        function = expects(returns="same as x")(lambda x: x)
+        function(NCHW.to_sparse())
+        function([NCHW.to_sparse(), GOOD])
 
 
 @dataclasses.dataclass
@@ -273,6 +293,15 @@ class TestContainers:
         function = expects(x="channels_last")(lambda x: None)
         function({"image": GOOD, "label": torch.tensor([1, 2]), "mask": None})
         expects(x=torch.channels_last)(lambda x: None)([GOOD, VOLUME])
+
+    def test_tensors_without_strides_in_them(self) -> None:
+        expects(x="nchw")(lambda x: None)([NCHW.to_sparse(), NCHW])
+
+    def test_shared_containers_are_searched_once(self) -> None:
+        shared: Any = [GOOD]
+        for _ in range(40):
+            shared = [shared, shared]
+        expects(x="channels_last")(lambda x: None)(shared)
 
     def test_several_at_once(self) -> None:
         text = problem(expects(x="channels_last")(lambda x: None), [NCHW, GOOD, GHOST, *[NCHW] * 9])
@@ -412,6 +441,13 @@ class TestKinds:
         with pytest.raises(TypeError, match=r"function\(\) missing 1 required keyword-only argument: 'c'"):
             function(GOOD)
 
+    def test_a_place_that_leads_nowhere(self) -> None:
+        function = expects({"batch['image']": "channels_last"})(lambda batch: None)
+        function({"image": GOOD})
+        function({"image": None})
+        for wrong in ({"img": GOOD}, [GOOD], GOOD):
+            assert "expected something that has ['image']" in problem(function, wrong)
+
     def test_a_bad_default(self) -> None:
         assert "x is nchw" in problem(expects(x="channels_last")(lambda x=NCHW: x))
 
@@ -529,6 +565,81 @@ class TestKinds:
         assert inspect.isasyncgenfunction(function)
         asyncio.run(drive())
 
+    def test_a_violation_closes_the_generator(self) -> None:
+        log: list[str] = []
+
+        @expects(returns="channels_last")
+        def function() -> Iterator[Tensor]:
+            try:
+                yield NCHW
+            finally:
+                log.append("closed")
+
+        @expects(returns="channels_last")
+        async def generating() -> AsyncIterator[Tensor]:
+            try:
+                yield NCHW
+            finally:
+                await asyncio.sleep(0)
+                log.append("closed, too")
+
+        async def drive() -> None:
+            with pytest.raises(MemoryFormatError):
+                await generating().asend(None)
+            assert log == ["closed", "closed, too"]
+
+        running = function()
+        with pytest.raises(MemoryFormatError):
+            next(running)
+        assert log == ["closed"]
+        asyncio.run(drive())
+
+    def test_a_generator_that_handles_its_closing(self) -> None:
+        @expects(returns="channels_last")
+        def function() -> Iterator[Tensor]:
+            try:
+                yield GOOD
+            except GeneratorExit:
+                yield GOOD
+
+        running = function()
+        next(running)
+        assert running.throw(GeneratorExit) is GOOD
+
+    def test_coroutines_of_old(self) -> None:
+        @expects(x="channels_last")
+        @types.coroutine
+        def function(x: Tensor) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            return x
+
+        async def drive(x: Tensor) -> Any:
+            return await function(x)
+
+        assert asyncio.run(drive(GOOD)) is GOOD
+        problem(lambda: asyncio.run(drive(NCHW)))
+
+    def test_above_a_decorator_that_hides_a_coroutine(self) -> None:
+        def hide(function: Any) -> Any:
+            return functools.wraps(function)(lambda *args: function(*args))
+
+        async def function(x: Tensor) -> Tensor:
+            return x
+
+        with pytest.raises(TypeError, match="write @expects below"):
+            expects(returns="channels_last")(hide(function))
+        asyncio.run(expects(x="channels_last")(hide(function))(GOOD))
+
+    def test_a_class_with_a_static_forward(self) -> None:
+        @expects(x="channels_last")
+        class Block(nn.Module):
+            @staticmethod
+            def forward(x: Tensor) -> Tensor:
+                return x
+
+        Block()(GOOD)
+        problem(Block(), NCHW)
+
     @pytest.mark.parametrize("thing", [3, "text", nn.ReLU()])
     def test_what_is_no_function(self, thing: Any) -> None:
         with pytest.raises(TypeError, match="expects"):
@@ -597,6 +708,32 @@ class TestAFunctionStaysItself:
         del tensor
         gc.collect()
         assert reference() is None
+
+    def test_nothing_is_kept_alive_by_errors_or_generators(self) -> None:
+        @expects(x="channels_last", returns="channels_last")
+        def generator(x: Tensor) -> Iterator[Tensor]:
+            yield x
+
+        def fails(tensor: Tensor) -> None:
+            with contextlib.suppress(MemoryFormatError):
+                expects(x="nchw")(lambda x: x)(tensor)
+
+        def throws(tensor: Tensor) -> None:
+            running = generator(tensor)
+            next(running)
+            with contextlib.suppress(KeyError):
+                running.throw(KeyError())
+
+        gc.disable()
+        try:
+            for use in (fails, throws):
+                tensor = GOOD.clone()
+                reference = weakref.ref(tensor)
+                use(tensor)
+                del tensor
+                assert reference() is None, use
+        finally:
+            gc.enable()
 
     def test_parameters_with_any_name(self) -> None:
         names = "function entering leaving defaults Tensor channels_last isinstance result args kwargs self wrapped make"
@@ -743,6 +880,10 @@ class TestErrors:
         (violation,) = raised.value.violations
         assert violation[:6] == ("x[1]", "nchw", "channels_last", (2, 3, 4, 5), (60, 20, 5, 1), "float32 cpu")
 
+    def test_long_predicates_are_named(self) -> None:
+        big = functools.partial(lambda weights, x: False, torch.zeros(100, 100))
+        assert "expected what partial() accepts" in problem(expects(x=big)(lambda x: None), GOOD)
+
     def test_long_shapes_are_shortened(self) -> None:
         tensor = torch.zeros([1] * 40 + [2, 3]).transpose(-1, -2)
         text = problem(expects(x="nchw")(lambda x: None), tensor)
@@ -762,6 +903,16 @@ class TestBounds:
         problem(expects(copy_bytes=479)(lambda x: x.contiguous()), GOOD)
         expects(copy_bytes="480 B")(lambda x: x.contiguous())(GOOD)
         problem(expects(copy_bytes="0.4 KiB")(lambda x: x.contiguous()), GOOD)
+
+    def test_a_generator_that_never_ends(self) -> None:
+        @expects(copies=2)
+        def function(x: Tensor) -> Iterator[Tensor]:
+            while True:
+                yield x.contiguous()
+
+        running = function(GOOD)
+        next(running), next(running)
+        problem(next, running)
 
     def test_each_call_by_itself(self) -> None:
         function = expects(copies=1)(lambda x: x.contiguous())
@@ -960,6 +1111,19 @@ class TestCompiled:
         block = Block()
         scripted = torch.jit.script(block)
         torch.testing.assert_close(scripted(NCHW), nn.functional.relu(block.conv(NCHW)))
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit")
+    def test_script_with_bounds_and_local_functions(self) -> None:
+        @expects(x="channels_last")
+        def local(x):  # type: ignore[no-untyped-def]
+            return x + 1
+
+        @expects(x="channels_last")
+        def scripted(x):  # type: ignore[no-untyped-def]
+            return local(x)
+
+        torch.testing.assert_close(torch.jit.script(scripted)(NCHW), NCHW + 1)
+        torch.testing.assert_close(torch.jit.script(bounded)(NCHW), NCHW.relu())
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit")
     def test_script_ignores_what_is_ignored(self) -> None:

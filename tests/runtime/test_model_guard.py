@@ -212,6 +212,70 @@ class TestModels:
             assert len(guarded.violations) == 1
         copied(images)
 
+    def test_the_parameters_of_a_copy_are_the_copys(self, model: nn.Module, images: Tensor) -> None:
+        with guard(model, parameters="channels_last"):
+            copied = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+            problem(lambda: copied(images))
+            model(images)
+
+    def test_inputs_are_compared_as_they_came(self, images: Tensor) -> None:
+        class Changes(nn.Module):
+            def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+                batch["x"] = batch.pop("x").contiguous()
+                return {"x": batch["x"]}
+
+        class Fails(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                raise KeyError
+
+        changes = Changes()
+        with guard(changes, outputs="same as input"):
+            assert "output['x'] is nchw" in problem(lambda: changes({"x": images}))
+        model = nn.Sequential(Fails())
+        with guard(model, outputs={"*": "same as input"}):
+            with pytest.raises(KeyError):
+                model(images)
+            model[0] = nn.Identity()
+            model(images)
+
+    def test_names_of_shared_weights(self, images: Tensor) -> None:
+        model = nn.ModuleDict({"enc": nn.Conv2d(3, 3, 1), "dec": nn.Conv2d(3, 3, 1)})
+        model["dec"].weight = model["enc"].weight
+        model["again"] = model["enc"]
+        model.forward = lambda x: model["again"](x)  # type: ignore[method-assign]
+        with guard(model, parameters={"dec.*": "contiguous"}, outputs={"again": "channels_last"}) as guarded:
+            assert len(guarded._handles) == 2
+            model(images)
+            assert "again: output is nchw" in problem(
+                lambda: model(images[:, :, :1].contiguous()[:, :, [0, 0]])
+            )
+
+    def test_lazy_modules(self, images: Tensor) -> None:
+        model = nn.Sequential(nn.LazyConv2d(4, 3))
+        with guard(model, parameters="contiguous", gradients="same as parameter"):
+            model(images).sum().backward()
+        assert first_loss(nn.Sequential(nn.LazyConv2d(4, 3)), images) is None
+
+    def test_sparse_gradients(self) -> None:
+        model = nn.Embedding(10, 4, sparse=True)
+        with guard(model, gradients="same as parameter"):
+            model(torch.tensor([1, 2])).sum().backward()
+
+    def test_a_leaf_that_is_returned(self, images: Tensor) -> None:
+        leaf = images.clone().requires_grad_()
+        model = nn.Sequential(nn.Identity())
+        with guard(model, gradients={"*": "channels_last"}):
+            for _ in range(5):
+                model(leaf)
+        assert not leaf._backward_hooks
+
+    def test_gradients_in_one_graph(self, images: Tensor) -> None:
+        torch._dynamo.reset()
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).to(memory_format=NHWC)
+        with guard(model, inputs="channels_last", gradients="same as output"):
+            torch.compile(model, backend="eager", fullgraph=True)(images)
+        torch._dynamo.reset()
+
     def test_other_threads(self, model: nn.Module, images: Tensor) -> None:
         with guard(model, outputs={"*": "channels_last"}, fail_fast=False) as guarded:
             thread = threading.Thread(target=model, args=(images,))
@@ -328,6 +392,10 @@ class TestFirstLoss:
         first_loss(model, images)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         assert model.training
+        given, state = images.clone(), torch.get_rng_state()
+        assert first_loss(nn.Sequential(nn.ReLU(inplace=True), nn.Dropout()), images) is None
+        assert torch.equal(images, given)
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_nothing_to_lose(self) -> None:
         with pytest.raises(ValueError, match="nothing is in channels_last"):

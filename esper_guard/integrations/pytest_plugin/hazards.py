@@ -22,7 +22,7 @@ class Hazards:
         self._waiting: _AfterImport | None = None
 
     def pytest_sessionstart(self) -> None:
-        if "torch" in sys.modules:
+        if sys.modules.get("torch") is not None:
             self._enter()
         else:
             self._waiting = _AfterImport("torch", self._enter)

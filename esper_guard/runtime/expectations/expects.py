@@ -294,10 +294,8 @@ class _Expectations:
         if self._annotations.pending and not torch.compiler.is_compiling():
             self._annotations.resolve()
             self._settle()
-            if not self._looked_at and self._returns is None:
-                raise TypeError(
-                    f"{_nothing_of(self._where)}; its annotations have names that are not defined"
-                )
+        if not self._looked_at and self._returns is None and not torch.compiler.is_compiling():
+            raise TypeError(f"{_nothing_of(self._where)}; its annotations have names that are not defined")
         return self._enter(*[values[self._positions[name]] for name in self._names])
 
     def _leave_late(self, result: Any, references: References | None) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.expectations.check import Check, References, remember
 from esper_guard.runtime.expectations.error import Violation
-from esper_guard.runtime.expectations.leaves import leaves_of
+from esper_guard.runtime.expectations.leaves import is_uninitialised, leaves_of
 from esper_guard.runtime.expectations.places import Place
 from esper_guard.runtime.expectations.switch import report, switch, warn
 from esper_guard.runtime.expectations.wanted import (
@@ -48,8 +50,9 @@ class guard:  # noqa: N801 - used like a function
     counts, so that ``{"*": "channels_last", "head.*": None}`` leaves out the head. Everywhere tensors that can't have
     the format, such as logits of shape (N, K), are passed over.
 
-    A module that runs in code of ``torch.compile`` is checked while that is traced, as with `expects`; gradients are
-    not. Copies of the model that are made meanwhile are guarded too.
+    A module that runs in code of ``torch.compile`` is checked while that is traced, as with `expects`; gradients of
+    outputs are not. Code that was compiled before does not notice the hooks: make the guard first. Copies of the model
+    that are made meanwhile are guarded too, but for the gradients of their parameters.
 
     Cost: a microsecond or two for each tensor, for each module that a pattern matches. A GPU is never waited for.
 
@@ -93,20 +96,28 @@ class guard:  # noqa: N801 - used like a function
         self._looked = False
         self._removed = False
         self._handles: list[Any] = []
-        modules, tensors = dict(model.named_modules()), dict(model.named_parameters())
+        modules = dict(model.named_modules(remove_duplicate=False))
+        tensors = dict(model.named_parameters(remove_duplicate=False))
         taken = _by_name(inputs, "", modules, "inputs", ())
         given = _by_name(outputs, "", modules, "outputs", (_INPUT,))
         passed = _by_name(gradients, "*", {**modules, **tensors}, "gradients", (_OUTPUT, _PARAMETER))
         held = _by_name(parameters, "*", tensors, "parameters", ())
         if switch() == "off":
             return
-        for name, module in modules.items():
-            self._watch_module(name or type(module).__name__, module, taken.get(name), given.get(name))
-            self._watch_outputs(name or type(module).__name__, module, passed.get(name))
-        for name, parameter in tensors.items():
-            self._watch_parameter(name, parameter, passed.get(name))
-        if held:
-            self._watch_parameters(model, {name: (tensors[name], part) for name, part in held.items()})
+        try:
+            for name, module in _each_once(modules, taken):
+                self._watch_inputs(name, module, taken[name])
+            for name, module in _each_once(modules, given):
+                self._watch_outputs(name, module, given[name])
+            for name, module in _each_once(modules, passed):
+                self._watch_gradients(name, module, passed[name])
+            for name, parameter in _each_once(tensors, passed):
+                self._watch_parameter(name, parameter, passed[name])
+            if held:
+                self._watch_parameters(model, {name: held[name] for name, _ in _each_once(tensors, held)})
+        except BaseException:
+            self._remove()
+            raise
 
     @property
     def violations(self) -> tuple[Violation, ...]:
@@ -132,7 +143,10 @@ class guard:  # noqa: N801 - used like a function
             self._remove()
             return
         if self._handles and not self._looked:
-            warn("guard() has checked nothing: the model was not called")
+            warn(
+                "guard() has checked nothing: the model was not called, or ran as code that was compiled before the "
+                "guard was made"
+            )
         self.remove()
 
     def _remove(self) -> None:
@@ -142,54 +156,74 @@ class guard:  # noqa: N801 - used like a function
 
     # Hooks are plain functions, which deepcopy of a model leaves as they are.
 
-    def _watch_module(
-        self, name: str, module: nn.Module, taken: Expectation | None, given: Expectation | None
-    ) -> None:
+    def _watch_inputs(self, name: str, module: nn.Module, expectation: Expectation) -> None:
+        path = f"{name or type(module).__name__}: input"
+
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._look(taken, _input(args, kwargs), f"{name}: input")
+            self._look(expectation, _input(args, kwargs), path)
+
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+
+    def _watch_outputs(self, name: str, module: nn.Module, expectation: Expectation) -> None:
+        path = f"{name or type(module).__name__}: output"
+        compared = relations(expectation)
+        entered = _Entered()
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not torch.compiler.is_compiling():
+                entered.calls.append((module, references_of(args, kwargs)))
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            references = remember([(place, _input(args, kwargs)) for place in relations(given)])
-            self._look(given, output, f"{name}: output", references, made=True)
+            if torch.compiler.is_compiling():
+                references = references_of(args, kwargs) if compared else {}
+            else:
+                references = entered.leave(module) if compared else {}
+            self._look(expectation, output, path, references, made=True)
 
-        if taken is not None:
+        def references_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> References:
+            return remember([(place, _input(args, kwargs)) for place in compared])
+
+        if compared:
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        if given is not None:
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
-    def _watch_outputs(self, name: str, module: nn.Module, passed: Expectation | None) -> None:
-        if passed is None or _PARAMETER in relations(passed):
-            return
+    def _watch_gradients(self, name: str, module: nn.Module, expectation: Expectation) -> None:
+        compared = relations(expectation)
+        root = f"{name or type(module).__name__}: gradient of output"
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            for path, tensor in leaves_of(output, f"{name}: gradient of output"):
-                if tensor.requires_grad:
-                    references = remember([(place, tensor) for place in relations(passed)])
+            if torch.compiler.is_compiling() or self._removed:
+                return
+            self._looked = True
+            for path, tensor in leaves_of(output, root):
+                if tensor.grad_fn is not None:  # a leaf would keep its hooks
+                    references = remember([(place, tensor) for place in compared])
                     tensor.register_hook(looking(path, references))  # type: ignore[no-untyped-call]
 
         def looking(path: Any, references: References) -> Callable[[Tensor], None]:
             def look(gradient: Tensor) -> None:
-                self._look(passed, gradient, path, references, made=True)
+                self._look(expectation, gradient, path, references, made=True)
 
             return look
 
-        self._handles.append(module.register_forward_hook(after))
+        if _PARAMETER not in compared:
+            self._handles.append(module.register_forward_hook(after))
 
-    def _watch_parameter(self, name: str, parameter: nn.Parameter, passed: Expectation | None) -> None:
-        if passed is None or not parameter.requires_grad or _OUTPUT in relations(passed):
-            return
+    def _watch_parameter(self, name: str, parameter: nn.Parameter, expectation: Expectation) -> None:
+        compared = relations(expectation)
 
         def accumulated(parameter: Tensor) -> None:
-            references = remember([(place, parameter) for place in relations(passed)])
-            self._look(passed, parameter.grad, f"{name}: gradient", references, made=True)
+            references = remember([(place, parameter) for place in compared])
+            self._look(expectation, parameter.grad, f"{name}: gradient", references, made=True)
 
-        handle = parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
-        self._handles.append(handle)
+        if parameter.requires_grad and _OUTPUT not in compared and not is_uninitialised(parameter):
+            handle = parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
 
-    def _watch_parameters(self, model: nn.Module, held: Mapping[str, tuple[Tensor, Expectation]]) -> None:
+    def _watch_parameters(self, model: nn.Module, held: Mapping[str, Expectation]) -> None:
         def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            for name, (parameter, expectation) in held.items():
-                self._look(expectation, parameter, name)
+            for name, expectation in held.items():
+                self._look(expectation, module.get_parameter(name), name)
 
         self._handles.append(model.register_forward_pre_hook(before))
 
@@ -213,6 +247,30 @@ class guard:  # noqa: N801 - used like a function
             self._found.setdefault((violation.path, violation.found, violation.wanted), violation)
         if self._fail_fast:
             report(_WHERE, check.violations)
+
+
+class _Entered(threading.local):
+    """The calls of modules that one thread has entered, with what shall be compared when they are left."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[nn.Module, References]] = []
+
+    def leave(self, module: nn.Module) -> References:
+        """Of the innermost call of a module; calls above it have ended with an exception."""
+        while self.calls:
+            entered, references = self.calls.pop()
+            if entered is module:
+                return references
+        return {}
+
+
+def _each_once(objects: Mapping[str, Named], expected: Mapping[str, object]) -> list[tuple[str, Named]]:
+    """The objects that something is expected of, by one of their names."""
+    found: dict[int, tuple[str, Named]] = {}
+    for name, value in objects.items():
+        if name in expected:
+            found.setdefault(id(value), (name, value))
+    return list(found.values())
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
