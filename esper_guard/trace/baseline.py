@@ -77,8 +77,8 @@ class Baseline:
         self.entries: dict[Known, Worst] = dict(entries or {})
 
     @classmethod
-    def load(cls, path: Path, root: Path) -> Baseline:
-        """Read what `save` wrote.
+    def load(cls, path: Path) -> Baseline:
+        """Read what `save` wrote; its files are named relative to its folder.
 
         Raises:
             OSError: it can't be read.
@@ -94,7 +94,7 @@ class Baseline:
             )
             for entry in saved.entries
         }
-        return cls(root, entries)
+        return cls(path.parent, entries)
 
     def save(self, path: Path) -> None:
         """Write it, sorted, as a whole or not at all.
@@ -135,10 +135,12 @@ class Baseline:
 
     def _relative(self, file: str) -> str:
         path = PurePath(file)
+        for folder in ("site-packages", "dist-packages"):
+            if folder in path.parts:  # first, because an environment may lie below the root
+                return PurePath(*path.parts[path.parts.index(folder) :]).as_posix()
+        if not path.is_absolute():
+            return path.as_posix()
         try:
-            return path.relative_to(self._root).as_posix()
-        except ValueError:
-            pass
-        if "site-packages" in path.parts:
-            return PurePath(*path.parts[path.parts.index("site-packages") :]).as_posix()
-        return PurePath(os.path.relpath(path, self._root)).as_posix()
+            return PurePath(os.path.relpath(path, self._root)).as_posix()
+        except ValueError:  # on another drive
+            return path.as_posix()

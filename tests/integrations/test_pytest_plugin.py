@@ -174,6 +174,9 @@ class Convert(nn.Module):
             ("", "it expects nothing*"),
             ("'nchw', ignore='model.py'", "ignore is a list of patterns, not 'model.py'"),
             ("'nchw', ignore=[3]", "ignore is a list of patterns*"),
+            ("'nchw', ignore=(p for p in ())", "ignore is a list of patterns*"),
+            ("None", "it expects nothing*"),
+            ("ignore=['model.py']", "it expects nothing*"),
             ("torch.preserve_format", "'preserve_format' is no memory format*"),
         ],
     )
@@ -226,6 +229,108 @@ def test_skipped(x): pytest.skip("not now")
         result = run(project, "-k", "own or expected or skipped")
         result.assert_outcomes(failed=1, xfailed=1, skipped=1, deselected=6)
         result.stdout.fnmatch_lines(["*AssertionError: my own*"])
+
+    def test_what_the_test_does_itself(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            """
+            import functools, pytest, torch, unittest
+            from torch import nn
+            from model import Slot
+            pytestmark = pytest.mark.memory_format("channels_last", max_copies=0)
+            CL = torch.channels_last
+            convolution = nn.Conv2d(4, 4, 1).to(memory_format=CL)
+
+            class TestMethods:
+                def test_method(self):
+                    assert [x.contiguous() for x in [torch.randn(2, 4, 3, 3).to(memory_format=CL)]]
+                @staticmethod
+                def test_static():
+                    (lambda x: x.contiguous())(torch.randn(2, 4, 3, 3).to(memory_format=CL))
+
+            class TestOld(unittest.TestCase):
+                def test_old(self):
+                    torch.randn(2, 4, 3, 3).to(memory_format=CL).contiguous().sum()
+
+            def wrapped(function):
+                @functools.wraps(function)
+                def wrapper(): function()
+                return wrapper
+
+            @wrapped
+            def test_wrapped():
+                torch.randn(2, 4, 3, 3).to(memory_format=CL).contiguous().sum()
+
+            def test_gradients_of_inputs():
+                x = torch.randn(2, 4, 3, 3, requires_grad=True)
+                convolution(x.to(memory_format=CL)).square().sum().backward()
+                assert x.grad is not None
+
+            def test_comparisons():
+                x = torch.randn(2, 4, 3, 3)
+                ours, reference = convolution(x.to(memory_format=CL)), convolution(x).contiguous()
+                torch.testing.assert_close(ours, reference)
+                assert torch.allclose(ours, reference, atol=1e-5)
+                assert (ours - reference).abs().max() < 1e-5
+                assert ((ours == reference) | (ours != reference)).all()
+
+            def test_what_it_calls():
+                Slot()(torch.randn(2, 4, 3, 3).to(memory_format=CL))
+
+            def test_what_it_loses():
+                convolution(torch.randn(2, 4, 3, 3).to(memory_format=CL)).softmax(1)
+            """
+        )
+        result = run(project, "-v")
+        assert set(re.findall(r"::(\S+) FAILED", text_of(result))) == {
+            "test_what_it_calls",
+            "test_what_it_loses",
+        }
+
+    def test_doctests(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            test_docs='''
+            import pytest
+            pytestmark = pytest.mark.memory_format("channels_last", max_copies=0)
+            def documented():
+                """
+                >>> import torch
+                >>> x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last).contiguous()
+                """
+            '''
+        )
+        run(project, "--doctest-modules").assert_outcomes(passed=1)
+
+    def test_added_by_a_conftest(self, project: pytest.Pytester) -> None:
+        project.makeconftest(
+            """
+            import pytest
+            def pytest_collection_modifyitems(items):
+                for item in items:
+                    item.add_marker(pytest.mark.memory_format("channels_last", **{"max_copies": 0}))
+            """
+        )
+        project.makepyfile(TESTS)
+        run(project).assert_outcomes(passed=1, failed=5)
+        project.makeconftest((project.path / "conftest.py").read_text().replace("max_copies", "max_copy"))
+        result = run(project)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "there is no argument 'max_copy'" in text_of(result)
+
+    def test_subtests_are_part_of_their_test(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            TESTS
+            + """
+import unittest
+class TestParts(unittest.TestCase):
+    def test_parts(self):
+        for number in range(3):
+            with self.subTest(number=number):
+                Slot()(images())
+                assert number != 1
+"""
+        )
+        result = run(project, "--layout-trace=dispatch", "-k", "parts")
+        result.stdout.fnmatch_lines(["6 layout copies, *; 1 of 1 traced tests"])
 
     def test_it_is_declared(self, project: pytest.Pytester) -> None:
         project.makepyfile(
@@ -282,6 +387,26 @@ def test_again(x, layout_trace):
             "test_bounded[channels_last]",
             "test_own[3]",
         ]
+
+    def test_with_a_marker_and_something_of_the_same_name(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            test_a="""
+            import pytest, torch
+            @pytest.mark.memory_format("channels_last")
+            @pytest.mark.parametrize("a, memory_format", [(1, torch.channels_last)])
+            def test_own(a, memory_format): assert memory_format is torch.channels_last
+            @pytest.mark.parametrize("a", [1, pytest.param(2, marks=pytest.mark.memory_format("channels_last"))])
+            def test_some(a, memory_format): assert a == 1 or memory_format is torch.channels_last
+            """,
+            test_b="""
+            import pytest, torch
+            @pytest.fixture(params=[torch.channels_last, torch.contiguous_format])
+            def memory_format(request): return request.param
+            @pytest.mark.memory_format("channels_last")
+            def test_fixture(memory_format): assert isinstance(memory_format, torch.memory_format)
+            """,
+        )
+        run(project).assert_outcomes(passed=6, skipped=1)
 
     def test_a_fixture_of_the_same_name_goes_first(self, project: pytest.Pytester) -> None:
         project.makepyfile(
@@ -422,6 +547,22 @@ class TestReport:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stdout.fnmatch_lines(["not written: *file*"])
 
+    def test_one_target_that_fails_is_not_all(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        (project.path / "folder").mkdir()
+        for more in ((), ("-p", "no:terminal")):
+            result = run(
+                project, "--layout-trace=dispatch", "--layout-report=json:folder,json:trace.json", *more
+            )
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            assert "not written" in text_of(result)
+            assert load_trace("trace.json").events
+
+    def test_without_a_level_the_file_is_written_too(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        run(project, "--layout-report=json:trace.json")
+        assert load_trace("trace.json").events == ()
+
     def test_nothing_was_traced(self, project: pytest.Pytester) -> None:
         project.makepyfile("def test_a(): pass")
         run(project, "--layout-trace=dispatch", "--layout-report=json:trace.json").assert_outcomes(passed=1)
@@ -453,6 +594,9 @@ class TestFailOn:
         project.makeini("[pytest]\nlayout_hazards = off\nlayout_fail_on = copy\n")
         run(project).assert_outcomes(passed=3, failed=3)
         run(project, "--layout-trace=off").assert_outcomes(passed=6)
+        result = run(project, "--layout-trace=off", "--layout-fail-on=copy")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "--layout-fail-on needs a trace, and --layout-trace is off" in text_of(result)
 
 
 class TestBaseline:
@@ -517,6 +661,98 @@ def test_new(x):
         gone.stdout.fnmatch_lines(["baseline: 2 entries (0 new, 1 gone)*"])
         assert len(self.baseline(project)) == 2
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--collect-only",),
+            ("--setup-plan",),
+            ("-k", "nothing"),
+            ("--ignore=test_b.py",),
+            ("--deselect=test_a.py::test_soft",),
+            ("--layout-fail-on=ghost",),
+            ("--layout-trace=off",),
+            ("sub",),
+            ("--maxfail=1", "-k", "not soft"),
+        ],
+    )
+    def test_nothing_is_forgotten_by(self, project: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+        project.makepyfile(test_a=TESTS, test_b=TESTS)
+        project.mkdir("sub").joinpath("test_c.py").write_text("def test_c(): pass")
+        project.makeini("[pytest]\nlayout_hazards = off\nlayout_baseline = known.json\n")
+        run(project, "--layout-update")
+        before = self.baseline(project)
+        assert len(before) == 3
+        run(project, "--layout-update", *arguments)
+        assert self.baseline(project) == before
+
+    def test_nothing_is_forgotten_in_a_subfolder_or_by_skipping(
+        self, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        project.makepyfile(test_a=TESTS)
+        sub = project.mkdir("sub")
+        sub.joinpath("test_c.py").write_text(TESTS)
+        project.makeini("[pytest]\nlayout_hazards = off\nlayout_baseline = known.json\n")
+        run(project, "--layout-update")
+        before = self.baseline(project)
+        monkeypatch.chdir(sub)
+        run(project, "--layout-update", "-k", "soft").assert_outcomes(passed=1, deselected=5)
+        run(project, "--layout-update").assert_outcomes(passed=6)
+        assert self.baseline(project) == before
+        run(project).assert_outcomes(passed=6)
+        monkeypatch.chdir(project.path)
+        project.makepyfile(test_a=TESTS.replace("    Soft()(x)", "    pytest.skip()"))
+        sub.joinpath("test_c.py").unlink()
+        run(project, "--layout-update").assert_outcomes(passed=5, skipped=1)
+        assert self.baseline(project) == before
+
+    def test_no_file_is_made_of_nothing(self, project: pytest.Pytester) -> None:
+        project.makepyfile("def broken(:")
+        run(project, "--layout-baseline=known.json", "--layout-update").assert_outcomes(errors=1)
+        assert not (project.path / "known.json").exists()
+
+    def test_a_broken_file_is_noticed_at_once(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS)
+        (project.path / "known.json").write_text("{")
+        result = run(project, "--layout-baseline=known.json", "--layout-update")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "delete it and write it anew with --layout-update" in text_of(result)
+
+    @pytest.mark.parametrize("argument", ["--help", "--markers", "--fixtures", "--collect-only"])
+    def test_a_missing_file_is_in_nobodys_way(self, project: pytest.Pytester, argument: str) -> None:
+        project.makepyfile(TESTS)
+        project.makeini("[pytest]\nlayout_hazards = off\nlayout_baseline = known.json\n")
+        assert run(project, argument).ret == pytest.ExitCode.OK
+
+    def test_packages_and_generated_code(
+        self, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packages = project.mkdir(".venv").joinpath("lib", "site-packages")
+        packages.mkdir(parents=True)
+        packages.joinpath("installed.py").write_text(MODEL)
+        monkeypatch.syspath_prepend(packages)
+        project.makepyfile(
+            test_a=TESTS.replace("from model", "from installed")
+            + """
+def test_generated(x, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile("x.reshape(-1)", "<made>", "exec"), {"x": x})
+"""
+        )
+        run(project, "--layout-baseline=known.json", "--layout-update").assert_outcomes(passed=7)
+        assert {entry["file"] for entry in self.baseline(project)} == {"site-packages/installed.py", "<made>"}
+        run(project, "--layout-baseline=known.json").assert_outcomes(passed=7)
+
+    def test_from_a_subfolder_without_an_ini_file(
+        self, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project.path / "tox.ini").unlink()
+        sub = project.mkdir("sub")
+        sub.joinpath("test_c.py").write_text(TESTS)
+        off = "--layout-hazards=off"
+        run(project, off, "--layout-baseline=known.json", "--layout-update").assert_outcomes(passed=6)
+        monkeypatch.chdir(sub)
+        run(project, off, "--layout-baseline=../known.json").assert_outcomes(passed=6)
+
     @pytest.mark.slow
     def test_in_parallel(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_a=TESTS)
@@ -525,6 +761,8 @@ def test_new(x):
         run(project, "--layout-baseline=known.json", "--layout-update")
         assert in_parallel == self.baseline(project)
         run_parallel(project, "--layout-baseline=known.json").assert_outcomes(passed=6)
+        run_parallel(project, "--layout-baseline=known.json", "--layout-update", "-k", "clean")
+        assert in_parallel == self.baseline(project)
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -595,8 +833,8 @@ class TestOptions:
                 "knows copy, loss, ghost, not 'copys'; did you mean 'copy'?",
             ),
             ("--layout-hazards=on", "layout_hazards = on", "is raise or off, not 'on'"),
-            (None, "layout_update = maybe", "is true or false, not 'maybe'"),
-            (None, "no_layout = maybe", "is true or false, not 'maybe'"),
+            (None, "layout_update = maybe", "invalid truth value 'maybe'"),
+            (None, "no_layout = maybe", "invalid truth value 'maybe'"),
         ],
     )
     def test_wrong_values(
@@ -609,7 +847,28 @@ class TestOptions:
         project.makeini(f"[pytest]\n{ini}\n")
         result = run(project)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        assert f"tox.ini: {ini.partition(' ')[0]} {message}" in text_of(result)
+        colon = ":" if argument is None else ""
+        assert f"tox.ini: {ini.partition(' ')[0]}{colon} {message}" in text_of(result)
+
+    def test_lists_in_pyproject(self, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        project.makepyfile(TESTS)
+        (project.path / "tox.ini").unlink()
+        project.makepyprojecttoml(
+            """
+            [tool.pytest.ini_options]
+            layout_hazards = "off"
+            no_layout = false
+            layout_fail_on = ["copy", "loss"]
+            layout_report = ["term", "json:trace.json"]
+            """
+        )
+        project.mkdir("sub")
+        monkeypatch.chdir(project.path / "sub")
+        run(project, "..").assert_outcomes(passed=1, failed=5)
+        assert (project.path / "trace.json").exists()
+
+    def test_an_overridden_setting(self, project: pytest.Pytester) -> None:
+        assert "ERROR: -o layout_trace is off or" in text_of(run(project, "-o", "layout_trace=Deep"))
 
     def test_an_update_needs_a_baseline(self, project: pytest.Pytester) -> None:
         result = run(project, "--layout-update")
@@ -636,8 +895,8 @@ def test_format(memory_format): pass
         text = text_of(run(project, "--help"))
         for name in "trace report fail-on baseline update hazards".split():
             assert f"--layout-{name}" in text
-            assert f"layout_{name} (string)".replace("-", "_") in text
-        assert "no_layout (string)" in text
+            assert f"layout_{name} (".replace("-", "_") in text
+        assert "no_layout (bool)" in text
 
 
 class TestHazards:
@@ -705,6 +964,42 @@ class TestWithoutTorch:
             result = project.runpytest_subprocess("-W", "error", *arguments)
             result.assert_outcomes(passed=2, skipped=3)
             assert "layout" not in text_of(result).replace("--layout", "")
+
+    @pytest.mark.parametrize(
+        "stub",
+        [
+            "sys.modules['torch'] = unittest.mock.MagicMock()",
+            "sys.modules['torch'] = types.ModuleType('torch')",
+            "sys.meta_path.insert(0, type('Blocks', (), {'find_spec': staticmethod(block)}))",
+        ],
+    )
+    def test_something_else_in_its_place(self, project: pytest.Pytester, stub: str) -> None:
+        project.makeini("[pytest]\n")
+        project.makeconftest(
+            f"""
+import sys, types, unittest.mock
+def block(name, path=None, target=None):
+    if name == "torch":
+        raise ImportError("blocked")
+{stub}
+"""
+        )
+        project.makepyfile(
+            """
+            import pytest
+            @pytest.mark.memory_format("channels_last", max_copies=0)
+            def test_marked(): pass
+            """
+        )
+        for arguments in ((), ("--layout-trace=dispatch",)):
+            project.runpytest_subprocess("-W", "error", *arguments).assert_outcomes(passed=1)
+
+    def test_a_package_of_the_same_name(self, project: pytest.Pytester) -> None:
+        project.makeini("[pytest]\n")
+        project.mkpydir("torch")
+        project.makepyfile("import torch\ndef test_a(): assert torch.__file__")
+        for arguments in ((), ("--layout-trace=dispatch",)):
+            project.runpytest_subprocess("-W", "error", *arguments).assert_outcomes(passed=1)
 
 
 class TestCost:

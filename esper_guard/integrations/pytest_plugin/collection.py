@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked, MarkerError
 from esper_guard.integrations.pytest_plugin.options import Settings
-from esper_guard.integrations.pytest_plugin.plugin import MARKER
+from esper_guard.integrations.pytest_plugin.torch_here import has_torch, lacks_executing
 
 if TYPE_CHECKING:
-    from esper_guard.integrations.pytest_plugin.marker import Marked
     from esper_guard.integrations.pytest_plugin.tracing import Tracing
     from esper_guard.trace import LayoutTrace
 
 _TRACING = "esper-guard-tracing"
 _TOTALS = "esper-guard-totals"
-MARKED: pytest.StashKey[Marked] = pytest.StashKey()
 
 
 class Collection:
@@ -26,13 +24,13 @@ class Collection:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._manager: pytest.PytestPluginManager | None = None
+        self._manager: Any = None
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self._manager = session.config.pluginmanager
         if self._settings.level != "off":
             self._tracing()
-        elif self._manager.hasplugin("dsession"):  # workers collect, this process gets their reports
+        elif self._settings.json or self._manager.hasplugin("dsession"):  # workers send their reports here
             self._totals()
 
     @pytest.hookimpl(wrapper=True)
@@ -40,48 +38,55 @@ class Collection:
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
-        wrong = [problem for item in report.result or () if (problem := self._problem(item)) is not None]
+        items = [item for item in report.result or () if isinstance(item, pytest.Item)]
+        wrong = [problem for item in items if (problem := self._problem(item)) is not None]
         if wrong:
             report.outcome = "failed"
             report.longrepr = "\n".join(dict.fromkeys(wrong))
             report.result = []
         return report
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Markers that a conftest has added meanwhile."""
+        for item in session.items:
+            if any(mark.name == MARKER for mark in item.own_markers):
+                problem = self._problem(item)
+                if problem is not None:
+                    raise pytest.UsageError(problem)
+
     def trace_of(self, item: pytest.Item) -> LayoutTrace:
         """What the fixture returns."""
-        return self._tracing().tracer_of(item).trace
+        if lacks_executing():
+            pytest.fail("layout_trace needs executing: pip install 'esper-guard[torch]'", pytrace=False)
+        return self._tracing().trace_of(item)
 
-    def _problem(self, item: Any) -> str | None:
+    def _problem(self, item: pytest.Item) -> str | None:
         """Look at a test's marker; what is wrong with it."""
-        if not isinstance(item, pytest.Item):
-            return None
         marker = item.get_closest_marker(MARKER)
         if marker is None:
             return None
-        from esper_guard.integrations.pytest_plugin.marker import Marked, MarkerError
-
+        test = f"{item.nodeid.partition('[')[0]}: @pytest.mark.{MARKER}"
         try:
-            item.stash[MARKED] = Marked.of(marker)
+            Marked.of(marker)
         except MarkerError as error:
-            return f"{item.nodeid.partition('[')[0]}: @pytest.mark.{MARKER}: {error}"
-        self._tracing()
+            return f"{test}: {error}"
+        if has_torch():
+            if lacks_executing():
+                return f"{test} needs executing: pip install 'esper-guard[torch]'"
+            self._tracing()
         return None
 
     def _tracing(self) -> Tracing:
-        manager = self._manager
-        assert manager is not None
-        if not manager.hasplugin(_TRACING):
+        if not self._manager.hasplugin(_TRACING):
             from esper_guard.integrations.pytest_plugin.tracing import Tracing
 
             self._totals()
-            manager.register(Tracing(self._settings), _TRACING)
-        found: Any = manager.get_plugin(_TRACING)
-        return found  # type: ignore[no-any-return]
+            self._manager.register(Tracing(self._settings), _TRACING)
+        found: Tracing = self._manager.get_plugin(_TRACING)
+        return found
 
     def _totals(self) -> None:
-        manager = self._manager
-        assert manager is not None
-        if not self._settings.worker and not manager.hasplugin(_TOTALS) and importlib.util.find_spec("torch"):
+        if not self._settings.worker and not self._manager.hasplugin(_TOTALS) and has_torch():
             from esper_guard.integrations.pytest_plugin.totals import Totals
 
-            manager.register(Totals(self._settings), _TOTALS)
+            self._manager.register(Totals(self._settings), _TOTALS)

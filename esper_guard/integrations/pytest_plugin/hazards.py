@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from esper_guard.runtime.hazards import hazard_guard
 
@@ -19,14 +21,18 @@ class Hazards:
 
     def __init__(self) -> None:
         self._guard: hazard_guard | None = None
-        self._waiting: _AfterImport | None = None
-
-    def pytest_sessionstart(self) -> None:
-        if sys.modules.get("torch") is not None:
+        self._problem: Exception | None = None
+        self._waiting = _AfterImport("torch", self._enter)
+        if "torch" in sys.modules:
             self._enter()
         else:
-            self._waiting = _AfterImport("torch", self._enter)
             sys.meta_path.insert(0, self._waiting)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._problem is not None and isinstance(getattr(sys.modules.get("torch"), "Tensor", None), type):
+            terminalreporter.write_line(
+                f"esper-guard can't watch this torch for native bugs: {self._problem}"
+            )
 
     def pytest_unconfigure(self) -> None:
         if self._waiting in sys.meta_path:
@@ -36,10 +42,13 @@ class Hazards:
             self._guard = None
 
     def _enter(self) -> None:
-        from esper_guard.runtime.hazards import hazard_guard
+        try:
+            from esper_guard.runtime.hazards import hazard_guard
 
-        self._guard = hazard_guard()
-        self._guard.__enter__()
+            self._guard = hazard_guard()
+            self._guard.__enter__()
+        except Exception as error:  # noqa: BLE001 - whatever stands in torch's place, the import is not ours to break
+            self._guard, self._problem = None, error
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

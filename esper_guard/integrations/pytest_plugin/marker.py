@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
 
 from esper_guard.nearest import did_you_mean
 
+MARKER = "memory_format"
 FORMATS = ("channels_last", "channels_last_3d", "contiguous_format")
 _NAMES = {**{name: name for name in FORMATS}, "contiguous": "contiguous_format", "nchw": "contiguous_format"}
 _KEYS = ("format", "max_copies", "max_bytes", "ignore")
@@ -42,13 +42,14 @@ class Marked(NamedTuple):
             )
         if len(marker.args) > 1 or (marker.args and "format" in values):
             raise MarkerError("it takes one format; everything else goes by name")
-        if not marker.args and not values:
-            raise MarkerError("it expects nothing: give a format, max_copies or max_bytes")
         format = marker.args[0] if marker.args else values.get("format")
+        copies, size = values.get("max_copies"), values.get("max_bytes")
+        if format is copies is size is None:
+            raise MarkerError("it expects nothing: give a format, max_copies or max_bytes")
         return cls(
             None if format is None else _format(format),
-            _number(values.get("max_copies")),
-            _size(values.get("max_bytes")),
+            _number(copies),
+            _size(size),
             _patterns(values.get("ignore", ())),
         )
 
@@ -81,9 +82,6 @@ def _size(written: Any) -> int | None:
 
 
 def _patterns(written: Any) -> tuple[str, ...]:
-    if isinstance(written, str) or not isinstance(written, Iterable):
+    if not isinstance(written, list | tuple) or not all(isinstance(pattern, str) for pattern in written):
         raise MarkerError(f"ignore is a list of patterns, not {written!r}")
-    patterns = tuple(written)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise MarkerError(f"ignore is a list of patterns, not {written!r}")
-    return patterns
+    return tuple(written)

@@ -4,45 +4,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
+from esper_guard.integrations.pytest_plugin.torch_here import has_torch, lacks_executing
 from esper_guard.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from esper_guard.trace.baseline import Baseline
 
 LEVELS = ("off", "dispatch", "deep")
 KINDS = ("copy", "loss", "ghost")
 _HAZARDS = ("raise", "off")
-_ON = ("1", "true", "yes", "on")
-_OFF = ("0", "false", "no", "off", "")
+_LOOKING = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "collectonly")
+"""Options with which no test runs."""
 
-_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "layout_trace": (
+
+class _Option(NamedTuple):
+    help: str
+    keywords: dict[str, Any]
+    type: Literal["string", "bool", "linelist"] = "string"
+
+
+_OPTIONS = {
+    "layout_trace": _Option(
         "trace copies between memory formats and losses of channels_last in every test; deep also sees copies "
         + "in kernels (default: off; dispatch if --layout-fail-on or --layout-baseline is given)",
         {"metavar": "{off,dispatch,deep}"},
     ),
-    "layout_report": (
+    "layout_report": _Option(
         "what to do with the traces, several with commas or by repeating it: term, json:PATH (default: term)",
         {"metavar": "REPORT", "action": "append"},
+        "linelist",
     ),
-    "layout_fail_on": (
+    "layout_fail_on": _Option(
         "fail tests with these, several with commas: copy, loss, ghost (default with a baseline: copy,loss)",
         {"metavar": "KINDS"},
+        "linelist",
     ),
-    "layout_baseline": (
-        "known copies and losses: only others, or more of them in one test, fail a test",
-        {"metavar": "PATH"},
+    "layout_baseline": _Option(
+        "known copies and losses: only others, or more of them in one test, fail a test", {"metavar": "PATH"}
     ),
-    "layout_update": (
-        "write what was found to the baseline, and fail no test for it",
-        {"action": "store_true"},
+    "layout_update": _Option(
+        "write what was found to the baseline, and fail no test for it", {"action": "store_true"}, "bool"
     ),
-    "layout_hazards": (
+    "layout_hazards": _Option(
         "raise an exception instead of a native crash or wrong gradients that esper-guard knows of (default: raise)",
         {"metavar": "{raise,off}"},
     ),
-    "no_layout": ("switch this plugin off: tracing, markers, hazards", {"action": "store_true"}),
+    "no_layout": _Option(
+        "switch this plugin off: tracing, markers, hazards", {"action": "store_true"}, "bool"
+    ),
 }
 
 
@@ -55,6 +68,8 @@ class Settings:
     """Of every test; marked ones are traced at least at the dispatch level."""
     fail_on: tuple[str, ...] = ()
     baseline: Path | None = None
+    known: Baseline | None = None
+    """What the baseline holds."""
     update: bool = False
     hazards: bool = False
     terminal: bool = True
@@ -67,9 +82,10 @@ class Settings:
 def add_options(parser: pytest.Parser) -> None:
     """Declare them."""
     group = parser.getgroup("esper-guard", "hidden tensor copies and lost memory formats (esper-guard)")
-    for name, (help_text, keywords) in _OPTIONS.items():
-        group.addoption(f"--{name.replace('_', '-')}", dest=name, default=None, help=help_text, **keywords)
-        parser.addini(name, f"as --{name.replace('_', '-')}: {help_text}", default="")
+    for name, option in _OPTIONS.items():
+        group.addoption(_flag_of(name), dest=name, default=None, help=option.help, **option.keywords)
+        default: Any = {"string": "", "bool": False, "linelist": []}[option.type]
+        parser.addini(name, f"as {_flag_of(name)}: {option.help}", type=option.type, default=default)
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -78,93 +94,138 @@ def settings_of(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: one has a value that is not allowed; the message says where it stands.
     """
-    if _flag(config, "no_layout"):
+    if _bool(config, "no_layout"):
         return Settings()
-    root, here = config.rootpath, config.invocation_params.dir
-    worker = hasattr(config, "workerinput")
-    baseline = _path(config, "layout_baseline", root, here)
-    kinds = _several(config, "layout_fail_on", KINDS)
-    update = _flag(config, "layout_update")
+    update = _bool(config, "layout_update")
+    baseline = _path(config, "layout_baseline")
+    kinds = _kinds(config)
     if update and baseline is None:
         raise pytest.UsageError("--layout-update writes a baseline: name it with --layout-baseline=PATH")
-    if baseline is not None and not update and not baseline.is_file():
-        raise pytest.UsageError(f"there is no layout baseline {baseline}: write it with --layout-update")
     if baseline is not None and not kinds:
         kinds = ("copy", "loss")
     level = _one(config, "layout_trace", LEVELS) or ("dispatch" if kinds else "off")
-    terminal, files = _reports(config, root, here)
+    if level == "off":
+        _check_off(config)
+    elif has_torch() and lacks_executing():
+        raise pytest.UsageError("tracing layouts needs executing: pip install 'esper-guard[torch]'")
+    if any(config.getoption(name, False) for name in _LOOKING) or level == "off":
+        baseline, update = None, False
+    terminal, files = _reports(config)
     return Settings(
         enabled=True,
         level=level,
         fail_on=kinds,
         baseline=baseline,
+        known=None if baseline is None else _known(baseline, update),
         update=update,
         hazards=_one(config, "layout_hazards", _HAZARDS) != "off",
         terminal=terminal,
         json=files,
-        root=root,
-        worker=worker,
+        root=config.rootpath,
+        worker=hasattr(config, "workerinput"),
     )
 
 
-def _given(config: pytest.Config, name: str) -> tuple[Any, str]:
-    """A value, and where it stands."""
+def _flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _is_option(config: pytest.Config, name: str) -> bool:
+    return config.getoption(name) is not None
+
+
+def _given(config: pytest.Config, name: str) -> Any:
     option = config.getoption(name)
     if option is not None:
-        return option, f"--{name.replace('_', '-')}"
-    return config.getini(name), f"{config.inipath or 'the ini file'}: {name}"
+        return option
+    try:
+        return config.getini(name)
+    except (ValueError, TypeError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"{_where(config, name)}: {error}") from error
 
 
-def _flag(config: pytest.Config, name: str) -> bool:
-    value, where = _given(config, name)
-    if isinstance(value, bool):
-        return value
-    if value.strip().lower() not in _ON + _OFF:
-        raise pytest.UsageError(f"{where} is true or false, not '{value}'")
-    return value.strip().lower() in _ON
+def _where(config: pytest.Config, name: str) -> str:
+    """Where a value stands."""
+    if _is_option(config, name):
+        return _flag_of(name)
+    if any(text.partition("=")[0] == name for text in config.getoption("override_ini") or ()):
+        return f"-o {name}"
+    return f"{config.inipath or 'the ini file'}: {name}"
+
+
+def _folder(config: pytest.Config, name: str) -> Path:
+    """What paths are relative to: the current folder, or in a file that file's, as pytest's own are."""
+    return (
+        config.invocation_params.dir
+        if _is_option(config, name)
+        else (config.inipath or config.rootpath / "x").parent
+    )
+
+
+def _bool(config: pytest.Config, name: str) -> bool:
+    return bool(_given(config, name))
 
 
 def _one(config: pytest.Config, name: str, allowed: tuple[str, ...]) -> str | None:
-    value, where = _given(config, name)
-    text: str = value.strip()
+    text = str(_given(config, name)).strip()
     if text and text not in allowed:
+        where = _where(config, name)
         raise pytest.UsageError(
             f"{where} is {' or '.join(allowed)}, not '{text}'{did_you_mean(text, allowed)}"
         )
     return text or None
 
 
-def _several(config: pytest.Config, name: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    value, where = _given(config, name)
-    found = tuple(dict.fromkeys(value.replace(",", " ").split()))
-    for text in found:
-        if text not in allowed:
+def _several(config: pytest.Config, name: str) -> list[str]:
+    value = _given(config, name)
+    lines = [value] if isinstance(value, str) else value
+    return [text.strip() for line in lines for text in line.split(",") if text.strip()]
+
+
+def _kinds(config: pytest.Config) -> tuple[str, ...]:
+    found = tuple(kind for text in _several(config, "layout_fail_on") for kind in text.split())
+    for kind in found:
+        if kind not in KINDS:
+            where = _where(config, "layout_fail_on")
             raise pytest.UsageError(
-                f"{where} knows {', '.join(allowed)}, not '{text}'{did_you_mean(text, allowed)}"
+                f"{where} knows {', '.join(KINDS)}, not '{kind}'{did_you_mean(kind, KINDS)}"
             )
-    return found
+    return tuple(dict.fromkeys(found))
 
 
-def _path(config: pytest.Config, name: str, root: Path, here: Path) -> Path | None:
-    """From the command line relative to the current folder, from a file relative to the root, as pytest's own are."""
-    value, _ = _given(config, name)
-    if not value.strip():
-        return None
-    path: Path = (here if config.getoption(name) is not None else root) / value.strip()
-    setattr(config.option, name, str(path))  # for workers, which may run elsewhere
-    return path
+def _check_off(config: pytest.Config) -> None:
+    """What the command line asks for can't be had without tracing; what a file asks for is switched off."""
+    for name in ("layout_fail_on", "layout_baseline", "layout_update"):
+        if _is_option(config, name):
+            raise pytest.UsageError(f"{_flag_of(name)} needs a trace, and --layout-trace is off")
 
 
-def _reports(config: pytest.Config, root: Path, here: Path) -> tuple[bool, tuple[Path, ...]]:
-    value, where = _given(config, "layout_report")
-    given = value if isinstance(value, list) else value.splitlines()
-    texts = [text.strip() for line in given for text in line.split(",") if text.strip()]
-    folder = here if isinstance(value, list) else root
+def _path(config: pytest.Config, name: str) -> Path | None:
+    text = str(_given(config, name)).strip()
+    return _folder(config, name) / text if text else None
+
+
+def _reports(config: pytest.Config) -> tuple[bool, tuple[Path, ...]]:
+    name = "layout_report"
+    texts = _several(config, name)
     files: list[Path] = []
     for text in texts:
         kind, _, path = text.partition(":")
         if kind == "json" and path:
-            files.append(folder / path)
+            files.append(_folder(config, name) / path)
         elif text != "term":
-            raise pytest.UsageError(f"{where} knows term and json:PATH, not '{text}'")
+            raise pytest.UsageError(f"{_where(config, name)} knows term and json:PATH, not '{text}'")
     return not texts or "term" in texts, tuple(files)
+
+
+def _known(path: Path, update: bool) -> Baseline:
+    from esper_guard.trace.baseline import Baseline
+
+    if not path.is_file():
+        if update:
+            return Baseline(path.parent)
+        raise pytest.UsageError(f"there is no layout baseline {path}: write it with --layout-update")
+    try:
+        return Baseline.load(path)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"{error}; delete it and write it anew with --layout-update") from error

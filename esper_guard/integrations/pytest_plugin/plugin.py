@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked, MarkerError
 from esper_guard.integrations.pytest_plugin.options import add_options, settings_of
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from esper_guard.trace import LayoutTrace
 
-MARKER = "memory_format"
 _MARKER_HELP = (
     "memory_format(format, *, max_copies, max_bytes, ignore): fail the test if it leaves the memory format (such as "
     "'channels_last'), or if it makes more copies between formats, or copies more bytes ('2 MiB'), than these; `ignore` "
@@ -26,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist hands the options to its workers
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER_HELP)
     settings = settings_of(config)
@@ -44,23 +43,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Restrict the fixture to the marker's format."""
-    if MARKER in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker(MARKER)
-        if marker is not None:
-            from esper_guard.integrations.pytest_plugin.marker import Marked, MarkerError
-
-            try:
-                name = Marked.of(marker).format
-            except MarkerError:
-                return  # it is reported for what is collected
-            if name is not None:
-                restricted = pytest.mark.parametrize(MARKER, [name], indirect=True)
-                metafunc.definition.add_marker(restricted)
+    if MARKER in metafunc.fixturenames and _is_ours(metafunc):
+        name = _format_of(metafunc.definition)
+        if name is not None:
+            restricted = pytest.mark.parametrize(MARKER, [name], indirect=True)
+            metafunc.definition.add_marker(restricted)
 
 
 @pytest.fixture(params=["contiguous_format", "channels_last"])
 def memory_format(request: pytest.FixtureRequest) -> torch.memory_format:
     """`torch.contiguous_format` and `torch.channels_last`: the test runs with both, or with the marker's."""
+    wanted = _format_of(request.node)
+    if wanted not in (None, request.param):  # the marker is one parameter's
+        pytest.skip(f"the marker restricts it to {wanted}")
     found: Any = getattr(pytest.importorskip("torch"), request.param)
     return found  # type: ignore[no-any-return]
 
@@ -74,3 +69,21 @@ def layout_trace(request: pytest.FixtureRequest) -> LayoutTrace:
         pytest.skip("layouts are not traced: --no-layout")
     trace: LayoutTrace = collection.trace_of(request.node)
     return trace
+
+
+def _format_of(node: Any) -> str | None:
+    marker = node.get_closest_marker(MARKER)
+    try:
+        return None if marker is None else Marked.of(marker).format
+    except MarkerError:
+        return None  # it is reported for what is collected
+
+
+def _is_ours(metafunc: pytest.Metafunc) -> bool:
+    """Whether the fixture is the one above, and not parametrised by the test."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
+        if MARKER in (names.replace(",", " ").split() if isinstance(names, str) else names):
+            return False
+    definitions = metafunc._arg2fixturedefs.get(MARKER, ())
+    return bool(definitions) and definitions[-1].func.__module__ == __name__

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper_guard.integrations.pytest_plugin.collection import MARKED
+from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked
 from esper_guard.integrations.pytest_plugin.options import Settings
+from esper_guard.integrations.pytest_plugin.own_lines import OwnLines
+from esper_guard.integrations.pytest_plugin.torch_here import has_torch
 from esper_guard.integrations.pytest_plugin.totals import KNOWN, TRACE
-from esper_guard.integrations.pytest_plugin.verdict import (
-    exceeds_baseline,
-    exceeds_marker,
-    held_against,
-    written_in_test,
-)
+from esper_guard.integrations.pytest_plugin.verdict import exceeds_baseline, exceeds_marker, held_against
 from esper_guard.trace.baseline import Baseline
 
 if TYPE_CHECKING:
     from esper_guard.runtime.tracing import trace_layouts
-    from esper_guard.trace import LayoutEvent, LayoutTrace
+    from esper_guard.trace import LayoutTrace
 
 
 class Tracing:
@@ -29,60 +25,69 @@ class Tracing:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._has_torch = importlib.util.find_spec("torch") is not None
-        self._baseline = Baseline(settings.root)
-        if settings.baseline is not None and not settings.update:
-            try:
-                self._baseline = Baseline.load(settings.baseline, settings.root)
-            except (OSError, ValueError) as error:
-                raise pytest.UsageError(str(error)) from error
+        self._has_torch = has_torch()
+        self._known = settings.known or Baseline(settings.root)
 
-    def tracer_of(self, item: pytest.Item) -> trace_layouts:
-        """The tracer of a test that is about to run."""
+    def trace_of(self, item: pytest.Item) -> LayoutTrace:
+        """The trace of a test that is about to run."""
         tracer = item.stash.get(_TRACER, None)
         if tracer is None:
             from esper_guard.runtime.tracing import trace_layouts
 
             level: Any = self._settings.level
             tracer = item.stash[_TRACER] = trace_layouts("dispatch" if level == "off" else level)
-        return tracer
+        return tracer.trace
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        marked = item.stash.get(MARKED, None)
-        asked = marked is not None or _TRACER in item.stash or self._settings.level != "off"
-        if not (asked and self._has_torch):
+        marker = item.get_closest_marker(MARKER)
+        asked = marker is not None or _TRACER in item.stash or self._settings.level != "off"
+        if not (asked and self._has_torch and self._can_trace(item)):
             return (yield)
-        with self.tracer_of(item) as trace:
-            result = yield
-        function = getattr(item, "originalname", None) or item.name
-        events = [event for event in trace.events if not written_in_test(event, str(item.path), function)]
-        held = held_against(self._settings.fail_on, events) if self._settings.level != "off" else []
-        if self._settings.update:
-            item.stash[_HELD] = held
-            held = []
-        problem = exceeds_marker(marked, events, trace.unseen) if marked is not None else None
-        problem = problem or exceeds_baseline(self._baseline, held)
-        if problem is not None:
-            pytest.fail(problem, pytrace=False)
-        return result
+        tracer = item.stash[_TRACER]
+        del item.stash[_TRACER]  # a test that is run again has another one
+        held = []
+        try:
+            with tracer as trace:
+                result = yield
+            own = OwnLines.of(item)
+            events = [event for event in trace.events if not own.excuse(event)]
+            held = held_against(self._settings.fail_on, events) if self._settings.level != "off" else []
+            problem = None if marker is None else exceeds_marker(Marked.of(marker), events, trace.unseen)
+            if problem is None and not self._settings.update:
+                problem = exceeds_baseline(self._known, held)
+            if problem is not None:
+                pytest.fail(problem, pytrace=False)
+            return result
+        finally:
+            from esper_guard.trace.saved import encode
+
+            known = self._known.measure(held) if self._settings.update else {}
+            item.stash[_DONE] = (
+                encode(tracer.trace).decode(),
+                [[*place, *worst] for place, worst in known.items()],
+            )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if call.when == "call" and _TRACER in item.stash:
-            from esper_guard.trace.saved import encode
-
-            trace: LayoutTrace = item.stash[_TRACER].trace
-            setattr(report, TRACE, encode(trace).decode())
-            known = self._baseline.measure(item.stash.get(_HELD, []))
-            setattr(report, KNOWN, [[*place, *worst] for place, worst in known.items()])
-            del item.stash[_TRACER]  # a test that is run again has another one
+        if call.when == "call" and _DONE in item.stash:  # not that of a subtest, which ends before
+            trace, known = item.stash[_DONE]
+            del item.stash[_DONE]
+            setattr(report, TRACE, trace)
+            setattr(report, KNOWN, known)
         return report
+
+    def _can_trace(self, item: pytest.Item) -> bool:
+        try:
+            self.trace_of(item)
+        except (ImportError, AttributeError):  # something else stands in torch's place
+            self._has_torch = False
+        return self._has_torch
 
 
 _TRACER: pytest.StashKey[trace_layouts] = pytest.StashKey()
-_HELD: pytest.StashKey[Iterable[LayoutEvent]] = pytest.StashKey()
-"""What of it belongs into the baseline."""
+_DONE: pytest.StashKey[tuple[str, list[list[Any]]]] = pytest.StashKey()
+"""Of a test that has run: its trace, and what of it belongs into the baseline."""

@@ -6,16 +6,10 @@ import warnings
 from collections.abc import Sequence
 
 from esper_guard.integrations.pytest_plugin.marker import Marked
-from esper_guard.trace.baseline import Baseline
+from esper_guard.trace.baseline import Baseline, Known
 from esper_guard.trace.budget import exceeded, explain, matches
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.table import plural
-
-
-def written_in_test(event: LayoutEvent, file: str, function: str) -> bool:
-    """Whether the test's own function asks for a copy by name: it makes its inputs, or compares results."""
-    own = event.file == file and (event.function or "").rpartition(".")[2] == function
-    return own and event.kind == "explicit"
 
 
 def exceeds_marker(marked: Marked, events: Sequence[LayoutEvent], unseen: Sequence[str]) -> str | None:
@@ -56,12 +50,21 @@ def plural_times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
 
 
+def is_of_kinds(place: Known, kinds: Sequence[str]) -> bool:
+    """Whether an entry of the baseline is what events of these kinds make."""
+    return any(_is_kind(place.kind, place.change, kind) for kind in kinds)
+
+
+def _is_kind(what: str, change: str, kind: str) -> bool:
+    if kind == "ghost":
+        return "ghost" in change
+    return what in ("explicit", "hidden") if kind == "copy" else what == "loss"
+
+
 def _is(event: LayoutEvent, kind: str) -> bool:
     if not event.changes_format or event.kind == "internal":
         return False
-    if kind == "ghost":
-        return "ghost" in (event.source, event.destination)
-    return event.is_copy if kind == "copy" else event.kind == "loss"
+    return _is_kind(event.kind, f"{event.source} -> {event.destination}", kind)
 
 
 def _leaves(event: LayoutEvent, format: str) -> bool:

@@ -1,0 +1,63 @@
+"""What a test function does itself: it makes inputs and compares results, which is not what is tested."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NamedTuple
+
+import pytest
+
+from esper_guard.trace.event import LayoutEvent
+
+_COMPARING = frozenset(
+    "eq ne lt le gt ge isclose sub rsub logical_and logical_or logical_xor bitwise_and".split()
+)
+_INPUT = "(a leaf tensor)"
+"""What a gradient of something that is no parameter of a module goes by."""
+
+
+class OwnLines(NamedTuple):
+    """Of one test."""
+
+    file: str
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, item: pytest.Item) -> OwnLines:
+        """Those of its function, with all that is written in it; of a doctest all of it."""
+        function: Any = inspect.unwrap(
+            getattr(item, "function", None) or getattr(item, "obj", None) or cls.of
+        )
+        code: Any = getattr(getattr(function, "__func__", function), "__code__", None)
+        if not isinstance(code, CodeType) or function is cls.of:
+            return cls("<doctest", 0, 0)
+        lines = list(_lines(code))
+        return cls(code.co_filename, code.co_firstlineno, max(lines, default=code.co_firstlineno))
+
+    def excuse(self, event: LayoutEvent) -> bool:
+        """Whether an event is the test's own: a copy asked for by name, the backward of one, or a comparison."""
+        if event.parameter == _INPUT:
+            return True
+        if not self._hold(event):
+            return False
+        operator = event.operator.split(".")[1] if "." in event.operator else event.operator
+        return event.kind == "explicit" or event.phase == "backward" or operator in _COMPARING
+
+    def _hold(self, event: LayoutEvent) -> bool:
+        if event.file is None:
+            return False
+        if self.file == "<doctest":
+            return event.file.startswith(self.file)
+        return event.file == self.file and self.first <= (event.line or 0) <= self.last
+
+
+def _lines(code: CodeType) -> Iterator[int]:
+    for _, _, line in code.co_lines():
+        if line is not None:
+            yield line
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _lines(constant)
