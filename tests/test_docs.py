@@ -85,18 +85,28 @@ def where(hazard: Hazard) -> str:
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runtime.md", "docs/tracing.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/runtime.md", "docs/tracing.md", "docs/testing.md"])
 def test_the_runtime_examples_run(page: str) -> None:
     blocks = re.findall(r"```python\n(import torch.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(blocks) == 1
     exec(compile(blocks[0], page, "exec"), {})  # noqa: S102
 
 
-def test_the_tracing_page_shows_real_output(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "tracing.md").read_text()
-    code = re.search(r"```python\n(import torch.*?)```", page, re.DOTALL)
-    shown = re.search(r"```text\n(.*?)```", page, re.DOTALL)
+@pytest.mark.parametrize(("page", "file"), [("tracing.md", "model.py"), ("testing.md", "testing.py")])
+def test_the_runtime_pages_show_real_output(page: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    code = re.search(r"```python\n(import torch.*?)```", text, re.DOTALL)
+    shown = re.search(r"```text\n(.*?)```", text, re.DOTALL)
     assert code is not None
     assert shown is not None
-    exec(compile(code[1], "model.py", "exec"), {})  # noqa: S102
+    exec(compile(code[1], file, "exec"), {})  # noqa: S102
     assert capsys.readouterr().out == shown[1].replace("2.13.0+cpu", str(torch.__version__))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+def test_the_plugin_examples_run(page: str, pytester: pytest.Pytester) -> None:
+    (example,) = re.findall(r"```python\n(@pytest.mark.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    made = "import pytest, torch\nfrom torch import nn\nmodel = block = nn.Conv2d({}, 4, 1).to(memory_format=torch.channels_last)\n"
+    pytester.makepyfile(made.format(8 if page == "README.md" else 3) + example)
+    result = pytester.runpytest_subprocess("-p", "no:xdist")
+    result.assert_outcomes(passed=1)

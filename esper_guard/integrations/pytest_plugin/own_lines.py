@@ -18,6 +18,10 @@ _INPUT = "(a leaf tensor)"
 """What a gradient of something that is no parameter of a module goes by."""
 
 
+_DOCTEST = "<doctest"
+"""What the names of its files begin with."""
+
+
 class OwnLines(NamedTuple):
     """Of one test."""
 
@@ -28,12 +32,11 @@ class OwnLines(NamedTuple):
     @classmethod
     def of(cls, item: pytest.Item) -> OwnLines:
         """Those of its function, with all that is written in it; of a doctest all of it."""
-        function: Any = inspect.unwrap(
-            getattr(item, "function", None) or getattr(item, "obj", None) or cls.of
-        )
-        code: Any = getattr(getattr(function, "__func__", function), "__code__", None)
-        if not isinstance(code, CodeType) or function is cls.of:
-            return cls("<doctest", 0, 0)
+        function: Any = getattr(item, "function", None) or getattr(item, "obj", None)
+        function = inspect.unwrap(getattr(function, "__func__", function))
+        code = getattr(function, "__code__", None)
+        if not isinstance(code, CodeType):
+            return cls(_DOCTEST, 0, 0)
         lines = list(_lines(code))
         return cls(code.co_filename, code.co_firstlineno, max(lines, default=code.co_firstlineno))
 
@@ -49,8 +52,8 @@ class OwnLines(NamedTuple):
     def _hold(self, event: LayoutEvent) -> bool:
         if event.file is None:
             return False
-        if self.file == "<doctest":
-            return event.file.startswith(self.file)
+        if self.file == _DOCTEST:
+            return event.file.startswith(_DOCTEST)
         return event.file == self.file and self.first <= (event.line or 0) <= self.last
 
 
