@@ -8,33 +8,24 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
-import torch
 from torch import nn
 
-from esper_guard.nearest import did_you_mean
-from esper_guard.runtime.expectations.annotations import Annotations
 from esper_guard.runtime.expectations.bounds import Bounds, bounded
-from esper_guard.runtime.expectations.check import Check, References, remember
+from esper_guard.runtime.expectations.function_checks import FunctionChecks, name_of, nothing_expected
 from esper_guard.runtime.expectations.places import Place
-from esper_guard.runtime.expectations.switch import report, switch
+from esper_guard.runtime.expectations.switch import switch
 from esper_guard.runtime.expectations.wanted import (
     Ambiguous,
     Expectation,
-    Format,
-    Leaves,
     Written,
     check_ambiguous,
     parse,
-    relations,
 )
-from esper_guard.runtime.expectations.wrapper import Checks, wrap
+from esper_guard.runtime.expectations.wrapper import wrap
 
 Decorated = TypeVar(
     "Decorated", bound="Callable[..., Any] | property | staticmethod[..., Any] | classmethod[Any, ..., Any]"
 )
-
-RESULT = "result"
-"""The path of what a function returns."""
 
 
 @overload
@@ -185,139 +176,14 @@ class _Expecting:
             raise TypeError(
                 f"expects() can't decorate {function!r}, whose signature Python doesn't know"
             ) from None
-        for place in [*self._expected, *(place for part in self._all() for place in relations(part))]:
-            _check_name(place, signature, _name(function))
         _check_kind(function, self._returns)
-        written = frozenset(place.name for place in self._expected if not place.steps)
-        annotations = Annotations(function, signature, self._scope, written)
-        expectations = _Expectations(
-            function, signature, self._expected, self._returns, self._ambiguous, annotations
-        )
-        checks = expectations.checks()
+        checks = FunctionChecks(
+            function, signature, self._expected, self._returns, self._ambiguous, self._scope
+        ).checks()
         if checks is None and not self._bounds:
-            raise TypeError(_nothing_of(_name(function)))
+            raise TypeError(nothing_expected(name_of(function)))
         checked = function if checks is None else wrap(function, checks)
-        return bounded(checked, self._bounds, _name(function)) if self._bounds else checked
-
-    def _all(self) -> list[Expectation | None]:
-        return [*self._expected.values(), self._returns]
-
-
-class _Expectations:
-    """Of one function: what its wrapper calls."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        signature: inspect.Signature,
-        expected: Mapping[Place, Expectation | None],
-        returns: Expectation | None,
-        ambiguous: Ambiguous,
-        annotations: Annotations,
-    ) -> None:
-        self._where = _name(function)
-        self._ambiguous = ambiguous
-        self._signature = signature
-        self._positions = {name: index for index, name in enumerate(signature.parameters)}
-        self._written = dict(expected)
-        self._returns_written = returns
-        self._annotations = annotations
-        self._settle()
-
-    def checks(self) -> Checks | None:
-        """None if nothing is expected."""
-        if self._annotations.pending:  # a name that is not yet defined: all is looked at, at each call
-            return Checks(
-                self._enter_late,
-                self._leave_late,
-                list(self._signature.parameters),
-                [None] * len(self._signature.parameters),
-                None,
-            )
-        if not self._looked_at and self._returns is None:
-            return None
-        names = self._names
-        plain = not self._compared
-        quick = [self._quick_of(name) if plain else None for name in names]
-        return Checks(
-            self._enter if names else None,
-            None if self._returns is None else self._leave,
-            names,
-            quick,
-            _quick(self._returns, self._ambiguous),
-        )
-
-    def _settle(self) -> None:
-        """Bring together what is written and what is annotated."""
-        annotated = {Place(name): part for name, part in self._annotations.parameters.items()}
-        expected = {place: part for place, part in {**annotated, **self._written}.items() if part is not None}
-        self._returns = self._returns_written or self._annotations.returns
-        related = [place for part in [*expected.values(), self._returns] for place in relations(part)]
-        names = list(dict.fromkeys(place.name for place in [*expected, *related]))
-        self._names = names
-        for place in related:
-            _check_name(place, self._signature, self._where)
-        self._looked_at = [
-            (names.index(place.name), place, part, self._is_optional(place))
-            for place, part in expected.items()
-        ]
-        self._compared = [(names.index(place.name), place) for place in dict.fromkeys(related)]
-
-    def _is_optional(self, place: Place) -> bool:
-        """Whether it is one of the keywords in ``**kwargs``, which need not be given."""
-        return self._signature.parameters[place.name].kind is inspect.Parameter.VAR_KEYWORD
-
-    def _quick_of(self, name: str) -> str | None:
-        parts = [(place, part) for _, place, part, _ in self._looked_at if place.name == name]
-        (place, part), *others = parts
-        return None if others or place.steps else _quick(part, self._ambiguous)
-
-    def _enter(self, *values: Any) -> References:
-        references = remember([(place, values[index]) for index, place in self._compared])
-        check = Check(self._ambiguous, references)
-        for index, place, expectation, optional in self._looked_at:
-            if place.steps:
-                check.place(expectation, place, values[index], optional)
-            else:
-                check.value(expectation, values[index], place.text)
-        if check.violations:
-            report(self._where, check.violations)
-        return references
-
-    def _leave(self, result: Any, references: References | None) -> None:
-        check = Check(self._ambiguous, references or {}, made=True)
-        check.value(self._returns, result, RESULT)
-        if check.violations:
-            report(self._where, check.violations)
-
-    def _enter_late(self, *values: Any) -> References:
-        if self._annotations.pending and not torch.compiler.is_compiling():
-            self._annotations.resolve()
-            self._settle()
-        if not self._looked_at and self._returns is None and not torch.compiler.is_compiling():
-            raise TypeError(f"{_nothing_of(self._where)}; its annotations have names that are not defined")
-        return self._enter(*[values[self._positions[name]] for name in self._names])
-
-    def _leave_late(self, result: Any, references: References | None) -> None:
-        self._leave(result, references)
-
-
-def _quick(expectation: Expectation | None, ambiguous: Ambiguous) -> str | None:
-    """The format that the wrapper can test by itself; None if there is more to it."""
-    if isinstance(expectation, Leaves):
-        expectation = expectation.expectation
-    if not isinstance(expectation, Format) or ambiguous != "accept":
-        return None
-    if expectation.state == "channels_last":
-        return "channels_last_3d" if expectation.rank == 5 else "channels_last"
-    return "nchw" if expectation.state == "nchw" else None
-
-
-def _nothing_of(where: str) -> str:
-    return (
-        f"expects() has nothing to expect of {where}: name parameters (x='channels_last'), returns, copies or "
-        "copy_bytes, or annotate with ChannelsLast and the like"
-    )
+        return bounded(checked, self._bounds, name_of(function)) if self._bounds else checked
 
 
 def _check_kind(function: Callable[..., Any], returns: Expectation | None) -> None:
@@ -326,28 +192,6 @@ def _check_kind(function: Callable[..., Any], returns: Expectation | None) -> No
     for kind in (inspect.iscoroutinefunction, inspect.isasyncgenfunction):
         if returns is not None and kind(inner) and not kind(function):
             raise TypeError(
-                f"expects() can't see what {_name(function)} returns, because a decorator below makes a plain function "
+                f"expects() can't see what {name_of(function)} returns, because a decorator below makes a plain function "
                 "of it: write @expects below that"
             )
-
-
-def _check_name(place: Place, signature: inspect.Signature, where: str) -> None:
-    names = list(signature.parameters)
-    if place.name in names:
-        return
-    raise TypeError(
-        f"expects(): {where} has no parameter '{place.name}'{did_you_mean(place.name, names)}"
-        f"{_in_keywords(place, signature)}"
-    )
-
-
-def _in_keywords(place: Place, signature: inspect.Signature) -> str:
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            text = f"{name}['{place.name}']"
-            return f'; one that comes through **{name} is written {{"{text}": ...}}'
-    return ""
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return f"{getattr(function, '__qualname__', None) or type(function).__qualname__}()"

@@ -20,7 +20,7 @@ class SameFormatAs:
     >>> @expects
     ... def block(x: ChannelsLast) -> SameFormatAs["x"]: ...
 
-    ``SameFormatAs["x"]`` is ``Annotated[Tensor, SameFormatAs("x")]``, which type checkers understand better. Only
+    ``SameFormatAs["x"]`` is ``Annotated[Tensor, SameFormatAs("x")]``, which type checkers understand. Only
     `expects` knows the other argument; beartype checks that it is a tensor.
 
     Raises:
