@@ -71,7 +71,7 @@ BLOCKS = st.recursive(
 FUNCTIONS = BLOCKS.map(lambda block: f"import torch\n\ndef f(x, y, a, xs, ok, d, m):\n{_indented(block)}\n")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(FUNCTIONS)
 def test_fixing_twice_is_fixing_once(source: str) -> None:
     once = fix_content("a.py", source.encode(), CODES, unsafe=True)
@@ -81,14 +81,14 @@ def test_fixing_twice_is_fixing_once(source: str) -> None:
     assert fix_content("a.py", data, CODES, unsafe=True).data is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(FUNCTIONS)
 def test_sliced_is_whole(source: str) -> None:
     one = Source("a.py", source)
     assert check_source(one, CODES) == check_source(one, CODES, sliced=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TESTS)
 def test_dominance_agrees_with_a_truth_table(test: str) -> None:
     """Guarded means: no assignment of truth values reaches the copy without a test of x that came out False."""
@@ -126,7 +126,7 @@ def _reachable_unguarded(test: str) -> bool | None:
     return False if ever_reached else None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="x='\"\\\n#{}fr:!( )", max_size=40))
 def test_masking_agrees_with_the_tokenizer(text: str) -> None:
     """Where Python accepts the text, the same comments are found, and no quote or bracket of a string is left."""

@@ -421,7 +421,7 @@ def test_alpha_0_is_the_host_bit_for_bit(dtype: torch.dtype, zero: float | Tenso
 # Strides and copies
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layouts(), st.sampled_from(sorted(BLENDS)))
 def test_the_result_has_the_strides_of_the_host_and_nothing_is_copied(
     layout: tuple[tuple[int, ...], str, str], blend: str
