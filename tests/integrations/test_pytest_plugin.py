@@ -524,6 +524,41 @@ def test_nested(x):
             line for line in summaries[1] if "::" not in line
         ]
 
+    @pytest.mark.slow
+    def test_everything_in_parallel(self, project: pytest.Pytester) -> None:
+        project.makepyfile(
+            test_a=TESTS
+            + """
+from esper_guard import expects
+
+@pytest.mark.memory_format("channels_last", max_copies=0)
+def test_marked_slot(x): Slot()(x)
+@pytest.mark.memory_format("channels_last", max_bytes="1 KiB")
+def test_marked_clean(x, memory_format):
+    assert memory_format is torch.channels_last
+    nn.Conv2d(4, 4, 1)(x)
+def test_formats(memory_format): pass
+def test_fixture(layout_trace, x):
+    Slot()(x)
+    layout_trace.assert_max(copies=1)
+def test_exceeded(layout_trace, x):
+    Slot()(x)
+    layout_trace.assert_max(copies=0)
+def test_expects(x):
+    expects(x="nchw")(lambda x: x)([x])
+"""
+        )
+        for arguments in ((), ("--layout-fail-on=loss",), ("--no-layout",), ("--layout-trace=deep",)):
+            serial, parallel = run(project, *arguments), run_parallel(project, *arguments)
+            assert serial.parseoutcomes() | {"warnings": 0} == parallel.parseoutcomes() | {"warnings": 0}
+            parallel.stdout.fnmatch_lines(
+                [
+                    "E*MemoryFormatError: test_expects.<locals>.<lambda>(): x[[]0] is channels_last, expected nchw",
+                    "E*x[[]0]: shape (2, 4, 3, 3), strides (36, 1, 12, 4), float32 cpu",
+                    "E*help: *",
+                ]
+            )
+
 
 class TestReport:
     def test_json(self, project: pytest.Pytester) -> None:
