@@ -10,7 +10,7 @@ from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.sizes import format_size, parse_size
 from esper_guard.trace.table import costliest, describe, plural
 
-_SHOWN = 5
+_SHOWN = 4
 
 
 def check_budget(
@@ -22,6 +22,7 @@ def check_budget(
     ignore: Iterable[str],
 ) -> None:
     """Raise AssertionError if the events exceed a bound; see `LayoutTrace.assert_max`."""
+    __tracebackhide__ = True
     if copies is None and size is None and losses is None:
         raise TypeError("assert_max() needs a bound: copies, bytes or losses")
     for name, bound in (("copies", copies), ("losses", losses)):
@@ -69,7 +70,9 @@ def explain(headline: str, blamed: Sequence[LayoutEvent], unseen: Sequence[str] 
     lines = [headline, *(f"  {describe(event)}" for event in worst[:_SHOWN])]
     if len(worst) > _SHOWN:
         lines.append(f"  and {len(worst) - _SHOWN} more: print(trace) lists them")
-    lines += [f"  not seen: {sentence}" for sentence in unseen]
+    if unseen:
+        more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
+        lines.append(f"  not seen: {unseen[0]}{more}")
     return "\n".join(lines)
 
 

@@ -180,6 +180,7 @@ class LayoutTrace:
             TypeError: no bound is given, or one has the wrong type.
             ValueError: a bound is negative, or no size.
         """
+        __tracebackhide__ = True
         check_budget(self.events, self.unseen, copies, bytes, losses, ignore)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
+    ClassVar,
+    Final,
     Generic,
     Literal,
     NamedTuple,
@@ -20,6 +23,7 @@ from typing import (
 
 import pytest
 import torch
+import typing_extensions as te
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
 from hypothesis import given, settings
@@ -380,6 +384,80 @@ def test_what_other_types_mean(hint: Any, good: Any, bad: Any) -> None:
     if bad is not None:
         with pytest.raises(MemoryFormatError):
             checked(bad)
+
+
+@dataclasses.dataclass
+class Tree:
+    image: ChannelsLast
+    branches: list[Branch]
+
+
+@dataclasses.dataclass
+class Branch:
+    tree: Tree
+
+
+@dataclasses.dataclass
+class Outer(Generic[Anything]):
+    boxed: Boxed[Anything]
+
+
+@dataclasses.dataclass
+class Inherits(Boxed[ChannelsLast]):
+    scale: ClassVar[int] = 1
+
+
+class GenericPair(NamedTuple, Generic[Anything]):
+    image: Anything
+    label: int
+
+
+class GenericDict(te.TypedDict, Generic[Anything]):
+    image: Anything
+    label: int
+
+
+@dataclasses.dataclass
+class Qualified:
+    image: Final[ChannelsLast]  # type: ignore[misc]
+    shared: ClassVar[ChannelsLast] = GOOD
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (Tree, Tree(GOOD, [Branch(Tree(GOOD, []))]), Tree(GOOD, [Branch(Tree(BAD["nchw"], []))])),
+        (Branch, Branch(Tree(GOOD, [])), Branch(Tree(BAD["nchw"], []))),
+        (Outer[ChannelsLast], Outer(Boxed(GOOD)), Outer(Boxed(BAD["nchw"]))),
+        (Inherits, Inherits(GOOD), Inherits(BAD["nchw"])),
+        (GenericPair[ChannelsLast], GenericPair(GOOD, 3), GenericPair(BAD["nchw"], 3)),
+        (GenericDict[ChannelsLast], {"image": GOOD, "label": 3}, {"image": BAD["nchw"], "label": 3}),
+        (Qualified, Qualified(GOOD), Qualified(BAD["nchw"])),
+    ],
+)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="generic named tuples are new in Python 3.11")
+def test_records_that_mention_others(hint: Any, good: Any, bad: Any) -> None:
+    test_what_other_types_mean(hint, good, bad)
+
+
+def test_a_field_of_a_class_that_is_defined_later() -> None:
+    @dataclasses.dataclass
+    class Holder:
+        inner: Later
+
+    @expects
+    def function(holder: Holder, x: ChannelsLast) -> None: ...
+
+    class Later(NamedTuple):
+        image: ChannelsLast
+
+    globals()["Later"] = Later
+    try:
+        function(Holder(Later(GOOD)), GOOD)
+        with pytest.raises(MemoryFormatError, match=r"holder\.inner\.image is nchw"):
+            function(Holder(Later(BAD["nchw"])), GOOD)
+    finally:
+        del globals()["Later"]
 
 
 def test_a_record_that_contains_itself() -> None:

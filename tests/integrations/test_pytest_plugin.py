@@ -117,9 +117,9 @@ class TestMarked:
         result.assert_outcomes(failed=2, passed=2, deselected=6)
         result.stdout.fnmatch_lines(
             [
-                "channels_last was left once",
+                "channels_last was left once: model.py:*",
                 "  model.py:6 (Slot): explicit, 288 B, once: aten.clone.default channels_last -> nchw, 2x4x3x3 float32",
-                "channels_last was left once",
+                "channels_last was left once: model.py:*",
                 "  model.py:10 (Soft): loss, once: aten._softmax.default channels_last -> nchw, 2x4x3x3 float32",
             ]
         )
@@ -233,7 +233,7 @@ def test_skipped(x): pytest.skip("not now")
     def test_what_the_test_does_itself(self, project: pytest.Pytester) -> None:
         project.makepyfile(
             """
-            import functools, pytest, torch, unittest
+            import functools, hypothesis, pytest, torch, unittest
             from torch import nn
             from model import Slot
             pytestmark = pytest.mark.memory_format("channels_last", max_copies=0)
@@ -273,6 +273,30 @@ def test_skipped(x): pytest.skip("not now")
                 assert (ours - reference).abs().max() < 1e-5
                 assert ((ours == reference) | (ours != reference)).all()
 
+            def made():
+                return torch.randn(2, 4, 3, 3).to(memory_format=CL)
+
+            def test_helpers():
+                convolution(made())
+
+            @hypothesis.given(hypothesis.strategies.integers(1, 2))
+            def test_generated(number):
+                convolution(torch.randn(number, 4, 3, 3).to(memory_format=CL))
+
+            class TestSetUp(unittest.TestCase):
+                def setUp(self): self.x = torch.randn(2, 4, 3, 3).to(memory_format=CL)
+                def test_set_up(self): convolution(self.x)
+
+            def test_a_module_of_its_own():
+                class Own(nn.Module):
+                    def forward(self, x): return x.contiguous()
+                Own()(made())
+
+            def test_the_backward_of_a_module():
+                model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GLU(1)).to(memory_format=CL)
+                out = model(made())
+                out.backward(torch.randn(out.shape).to(memory_format=CL))
+
             def test_what_it_calls():
                 Slot()(torch.randn(2, 4, 3, 3).to(memory_format=CL))
 
@@ -282,6 +306,8 @@ def test_skipped(x): pytest.skip("not now")
         )
         result = run(project, "-v")
         assert set(re.findall(r"::(\S+) FAILED", text_of(result))) == {
+            "test_a_module_of_its_own",
+            "test_the_backward_of_a_module",
             "test_what_it_calls",
             "test_what_it_loses",
         }
@@ -421,6 +447,18 @@ def test_again(x, layout_trace):
 
 
 class TestTracing:
+    def test_a_broken_installation_is_no_silence(self, project: pytest.Pytester) -> None:
+        project.makepyfile(executing="raise ImportError('broken')")
+        project.makepyfile(test_a=TESTS + "@pytest.mark.memory_format('nchw')\ndef test_marked(x): Slot()(x)")
+        result = project.runpytest_subprocess("-p", "no:xdist", "-k", "marked")
+        assert "passed" not in result.parseoutcomes()
+        assert "broken" in text_of(result)
+
+    def test_passing_markers_print_nothing(self, project: pytest.Pytester) -> None:
+        project.makepyfile(TESTS + "@pytest.mark.memory_format('nhwc')\ndef test_marked(x): pass")
+        assert "layout copies" not in text_of(run(project))
+        assert "layout copies" in text_of(run(project, "-v"))
+
     def test_off_by_default(self, project: pytest.Pytester) -> None:
         project.makepyfile(TESTS)
         result = run(project)
@@ -593,6 +631,29 @@ class TestReport:
             assert "not written" in text_of(result)
             assert load_trace("trace.json").events
 
+    @pytest.mark.parametrize("argument", ["--collect-only", "--fixtures"])
+    def test_looking_overwrites_no_file(self, project: pytest.Pytester, argument: str) -> None:
+        project.makepyfile(test_a=TESTS)
+        project.makeini(
+            "[pytest]\nlayout_hazards = off\nlayout_report = json:trace.json\nlayout_trace = dispatch\n"
+        )
+        run(project)
+        run(project, argument)
+        assert load_trace("trace.json").events
+
+    def test_reports_do_not_pile_up(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        project.makeconftest(
+            """
+            import pytest
+            @pytest.hookimpl(trylast=True)
+            def pytest_terminal_summary(terminalreporter):
+                for reports in terminalreporter.stats.values():
+                    assert not [report for report in reports if hasattr(report, "esper_guard_trace")]
+            """
+        )
+        run(project, "--layout-trace=dispatch").assert_outcomes(passed=6)
+
     def test_without_a_level_the_file_is_written_too(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_a=TESTS)
         run(project, "--layout-report=json:trace.json")
@@ -622,7 +683,13 @@ class TestFailOn:
     def test_what_it_says(self, project: pytest.Pytester) -> None:
         project.makepyfile(TESTS)
         result = run(project, "--layout-fail-on=copy", "-k", "test_slot")
-        result.stdout.fnmatch_lines(["1 layout copy", "  model.py:6 (Slot): explicit, 288 B, once: *"])
+        result.stdout.fnmatch_lines(
+            [
+                "1 layout copy: model.py:6 (Slot): *",
+                "  model.py:6 (Slot): explicit, 288 B, once: *",
+                "help: *",
+            ]
+        )
 
     def test_off_wins(self, project: pytest.Pytester) -> None:
         project.makepyfile(TESTS)
@@ -677,7 +744,12 @@ def test_new(x):
         )
         result = run(project, "--layout-baseline=known.json", "-v")
         assert set(re.findall(r"::(\S+) FAILED", text_of(result))) == {"test_thrice", "test_new"}
-        result.stdout.fnmatch_lines(["3 layout copies that the baseline does not know of"])
+        result.stdout.fnmatch_lines(
+            [
+                "3 layout copies, where the baseline allows 2 in one test: model.py:6 (Slot): *",
+                "1 layout copy that the baseline does not know of: test_a.py:*",
+            ]
+        )
 
     def test_an_update_forgets_only_if_everything_ran(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_a=TESTS)
@@ -797,6 +869,15 @@ def test_generated(x, tmp_path, monkeypatch):
         assert in_parallel == self.baseline(project)
         run_parallel(project, "--layout-baseline=known.json").assert_outcomes(passed=6)
         run_parallel(project, "--layout-baseline=known.json", "--layout-update", "-k", "clean")
+        assert in_parallel == self.baseline(project)
+        project.makeconftest(
+            """
+            def pytest_collection_modifyitems(config, items):
+                config.hook.pytest_deselected(items=items[1:])
+                items[:] = items[:1]
+            """
+        )
+        run_parallel(project, "--layout-baseline=known.json", "--layout-update").assert_outcomes(passed=1)
         assert in_parallel == self.baseline(project)
 
     @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ class TestValues:
         ("expected", "good", "bad"),
         [
             ("channels_last", [GOOD, VOLUME, AMBIGUOUS, AMBIGUOUS_LAST], [NCHW, GHOST, SLICE, MATRIX]),
+            ("nhwc", [GOOD], [NCHW, GHOST]),
             (NHWC, [GOOD, AMBIGUOUS], [VOLUME, NCHW, GHOST]),
             (torch.channels_last_3d, [VOLUME], [GOOD, VOLUME.contiguous()]),
             ("channels_last_3d", [VOLUME], [GOOD]),
@@ -178,12 +179,13 @@ class TestRelations:
             (GOOD, NCHW, False),
             (NCHW, GOOD, False),
             (SLICE, GOOD, True),  # elementwise operators close the gaps
-            (GOOD, SLICE, False),
+            (GOOD, SLICE, True),  # kernels take both for channels_last
             (GHOST, NCHW, True),  # which is what kernels make of a ghost
             (GHOST, GOOD, False),
             (AMBIGUOUS, GOOD, True),
             (GOOD, AMBIGUOUS, True),
-            (AMBIGUOUS, GHOST, False),
+            (GOOD, GHOST, False),
+            (GOOD, torch.ones(()).expand(2, 3, 4, 5), True),  # one number everywhere has no format
             (GOOD, MATRIX, False),
         ],
     )
@@ -880,6 +882,29 @@ class TestErrors:
         (violation,) = raised.value.violations
         assert violation[:6] == ("x[1]", "nchw", "channels_last", (2, 3, 4, 5), (60, 20, 5, 1), "float32 cpu")
 
+    def test_long_keys_are_shortened(self) -> None:
+        function = expects(x="channels_last")(lambda x: None)
+        text = problem(function, {nn.Parameter(torch.zeros(100, 100)): {"exp_avg": NCHW}, "k" * 500: NCHW})
+        assert "x[a Parameter]['exp_avg'] is nchw" in text
+        assert len(text) < 600
+
+    def test_errors_while_closing_do_not_hide_it(self) -> None:
+        @expects(returns="channels_last")
+        def function() -> Iterator[Tensor]:
+            try:
+                yield NCHW
+            finally:
+                raise ValueError("while closing")
+
+        problem(next, function())
+
+    def test_internals_are_no_part_of_the_traceback(self) -> None:
+        with pytest.raises(MemoryFormatError) as raised:
+            expects(x="channels_last")(lambda x: None)([NCHW])
+        hidden = [entry.locals.get("__tracebackhide__") for entry in raised.traceback[1:]]
+        assert hidden == [True] * 4
+        assert MemoryFormatError.__module__ == "esper_guard"
+
     def test_long_predicates_are_named(self) -> None:
         big = functools.partial(lambda weights, x: False, torch.zeros(100, 100))
         assert "expected what partial() accepts" in problem(expects(x=big)(lambda x: None), GOOD)
@@ -913,6 +938,52 @@ class TestBounds:
         running = function(GOOD)
         next(running), next(running)
         problem(next, running)
+
+    def test_a_violation_closes_generators(self) -> None:
+        log: list[str] = []
+
+        @expects(copies=0)
+        def function() -> Iterator[Tensor]:
+            try:
+                yield GOOD.contiguous()
+            finally:
+                log.append("closed")
+
+        @expects(copies=0)
+        async def generating() -> AsyncIterator[Tensor]:
+            try:
+                yield GOOD.contiguous()
+            finally:
+                log.append("closed")
+
+        async def drive() -> None:
+            with pytest.raises(MemoryFormatError):
+                await generating().asend(None)
+            assert log == ["closed"] * 2
+
+        with pytest.raises(MemoryFormatError):
+            next(function())
+        assert log == ["closed"]
+        asyncio.run(drive())
+
+    def test_a_warning_comes_once_for_a_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @expects(copies=0)
+        def function() -> Iterator[Tensor]:
+            yield GOOD.contiguous()
+            yield GOOD
+            yield GOOD
+
+        monkeypatch.setenv("ESPER_GUARD", "warn")
+        with pytest.warns(MemoryFormatWarning) as caught:
+            list(function())
+        assert len(caught) == 1
+
+    def test_with_an_annotation_that_cannot_be_read(self) -> None:
+        @expects(copies=0)
+        def function(x: Unknown) -> Tensor:  # noqa: F821
+            return x
+
+        function(GOOD)
 
     def test_each_call_by_itself(self) -> None:
         function = expects(copies=1)(lambda x: x.contiguous())

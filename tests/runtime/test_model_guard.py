@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from esper_guard import MemoryFormatError, MemoryFormatWarning, first_loss, guard, layout_of
@@ -235,6 +236,36 @@ class TestModels:
         with guard(model, outputs={"*": "same as input"}):
             with pytest.raises(KeyError):
                 model(images)
+            model[0] = nn.Identity()
+            model(images)
+
+    def test_what_stands_in_a_parameters_place(self, model: nn.Module, images: Tensor) -> None:
+        with guard(model, parameters="channels_last"):
+            values = {name: tensor.detach() for name, tensor in model.named_parameters()}
+            torch.func.functional_call(model, values, (images,))
+            values["last.weight"] = values["last.weight"].contiguous()
+            assert "last.weight is nchw" in problem(
+                lambda: torch.func.functional_call(model, values, (images,))
+            )
+            parametrize.register_parametrization(model.first, "weight", nn.Identity())
+            model.head = nn.Identity()
+            model(images)
+
+    def test_calls_that_end_with_an_exception_leave_nothing(self, images: Tensor) -> None:
+        class Fails(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                raise KeyError
+
+        model = nn.Sequential(Fails())
+        with guard(model, outputs={"*": "same as input"}):
+            for _ in range(1000):
+                with pytest.raises(KeyError):
+                    model(images)
+            (hook,) = model._forward_pre_hooks.values()
+            (entered,) = [
+                cell.cell_contents for cell in hook.__closure__ if hasattr(cell.cell_contents, "leave")
+            ]
+            assert len(entered._calls) < 300
             model[0] = nn.Identity()
             model(images)
 

@@ -148,9 +148,9 @@ class TestBounds:
 
     def test_long_lists_are_cut(self) -> None:
         trace = trace_of(*(event(line=line) for line in range(20)))
-        with pytest.raises(AssertionError, match="and 15 more") as error:
+        with pytest.raises(AssertionError, match="and 16 more") as error:
             trace.assert_max(copies=0)
-        assert len(str(error.value).splitlines()) == 7
+        assert len(str(error.value).splitlines()) == 6
 
     def test_what_was_not_seen_is_said(self) -> None:
         trace = trace_of(*EVENTS)

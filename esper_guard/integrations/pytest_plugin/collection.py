@@ -57,7 +57,7 @@ class Collection:
     def trace_of(self, item: pytest.Item) -> LayoutTrace:
         """What the fixture returns."""
         if lacks_executing():
-            pytest.fail("layout_trace needs executing: pip install 'esper-guard[torch]'", pytrace=False)
+            pytest.fail("layout_trace needs executing: pip install executing", pytrace=False)
         return self._tracing().trace_of(item)
 
     def _problem(self, item: pytest.Item) -> str | None:
@@ -72,7 +72,7 @@ class Collection:
             return f"{test}: {error}"
         if has_torch():
             if lacks_executing():
-                return f"{test} needs executing: pip install 'esper-guard[torch]'"
+                return f"@pytest.mark.{MARKER} needs executing: pip install executing"
             self._tracing()
         return None
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from esper_guard.integrations.pytest_plugin.torch_here import is_stand_in
+
 if TYPE_CHECKING:
     from esper_guard.runtime.hazards import hazard_guard
 
@@ -29,7 +31,7 @@ class Hazards:
             sys.meta_path.insert(0, self._waiting)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._problem is not None and isinstance(getattr(sys.modules.get("torch"), "Tensor", None), type):
+        if self._problem is not None and not is_stand_in():
             terminalreporter.write_line(
                 f"esper-guard can't watch this torch for native bugs: {self._problem}"
             )

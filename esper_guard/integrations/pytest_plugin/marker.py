@@ -10,7 +10,12 @@ from esper_guard.nearest import did_you_mean
 
 MARKER = "memory_format"
 FORMATS = ("channels_last", "channels_last_3d", "contiguous_format")
-_NAMES = {**{name: name for name in FORMATS}, "contiguous": "contiguous_format", "nchw": "contiguous_format"}
+_NAMES = {
+    **{name: name for name in FORMATS},
+    "contiguous": "contiguous_format",
+    "nchw": "contiguous_format",
+    "nhwc": "channels_last",
+}
 _KEYS = ("format", "max_copies", "max_bytes", "ignore")
 
 

@@ -107,10 +107,11 @@ def settings_of(config: pytest.Config) -> Settings:
     if level == "off":
         _check_off(config)
     elif has_torch() and lacks_executing():
-        raise pytest.UsageError("tracing layouts needs executing: pip install 'esper-guard[torch]'")
-    if any(config.getoption(name, False) for name in _LOOKING) or level == "off":
-        baseline, update = None, False
+        raise pytest.UsageError("tracing layouts needs executing: pip install executing")
     terminal, files = _reports(config)
+    looking = any(config.getoption(name, False) for name in _LOOKING)
+    if looking or level == "off":
+        baseline, update = None, False
     return Settings(
         enabled=True,
         level=level,
@@ -120,7 +121,7 @@ def settings_of(config: pytest.Config) -> Settings:
         update=update,
         hazards=_one(config, "layout_hazards", _HAZARDS) != "off",
         terminal=terminal,
-        json=files,
+        json=() if looking else files,
         root=config.rootpath,
         worker=hasattr(config, "workerinput"),
     )

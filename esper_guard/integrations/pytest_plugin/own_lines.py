@@ -1,9 +1,10 @@
-"""What a test function does itself: it makes inputs and compares results, which is not what is tested."""
+"""What tests do themselves: they make inputs and compare results, which is not what is tested."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import PurePath
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class OwnLines(NamedTuple):
         """Those of its function, with all that is written in it; of a doctest all of it."""
         function: Any = getattr(item, "function", None) or getattr(item, "obj", None)
         function = inspect.unwrap(getattr(function, "__func__", function))
+        function = getattr(getattr(function, "hypothesis", None), "inner_test", function)
         code = getattr(function, "__code__", None)
         if not isinstance(code, CodeType):
             return cls(_DOCTEST, 0, 0)
@@ -41,13 +43,24 @@ class OwnLines(NamedTuple):
         return cls(code.co_filename, code.co_firstlineno, max(lines, default=code.co_firstlineno))
 
     def excuse(self, event: LayoutEvent) -> bool:
-        """Whether an event is the test's own: a copy asked for by name, the backward of one, or a comparison."""
+        """Whether an event is the tests' own: a copy asked for by name, the backward of one, or a comparison.
+
+        Nothing that happens in a module is, wherever the module is defined.
+        """
         if event.parameter == _INPUT:
             return True
-        if not self._hold(event):
+        if event.module is not None:
             return False
+        if event.kind == "explicit" and self._is_test_code(event.file):
+            return True
         operator = event.operator.split(".")[1] if "." in event.operator else event.operator
-        return event.kind == "explicit" or event.phase == "backward" or operator in _COMPARING
+        return self._hold(event) and (event.phase == "backward" or operator in _COMPARING)
+
+    def _is_test_code(self, file: str | None) -> bool:
+        """Whether it is the file of the test, or a conftest, with helpers that make inputs."""
+        if file is None:
+            return False
+        return file == self.file or file.startswith(_DOCTEST) or PurePath(file).name == "conftest.py"
 
     def _hold(self, event: LayoutEvent) -> bool:
         if event.file is None:

@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
 from esper_guard.trace.sizes import format_size
-from esper_guard.trace.table import aligned, headline, render_notes
+from esper_guard.trace.table import aligned, headline
 
 _TESTS = 3
-_HEADER = ("bytes", "copies", "losses", "line", "")
+_HEADER = ("bytes", "copies", "losses", "internal", "line", "")
 
 
 class _Line(NamedTuple):
@@ -30,36 +29,30 @@ def summary_of(trace: LayoutTrace, tests: int, root: Path, rows: int | None) -> 
         root: file names below it are shown relative to it.
         rows: how many lines to show; None for all.
     """
-    costly = {
-        location: line for location, line in _by_line(trace).items() if line.cost.copies or line.cost.losses
-    }
+    costly = _by_line(trace)
     lines = [f"{headline(trace)}; {len(_tests_of(costly))} of {tests} traced tests"]
     shown = list(costly.items())[:rows]
     if shown:
-        table = aligned([_HEADER, *(_cells(location, line, root) for location, line in shown)], left=3)
+        cells = [_HEADER, *(_cells(location, line, root) for location, line in shown)]
+        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        table = aligned(list(zip(*columns, strict=True)), left=len(columns) - 2)
         lines += ["", table[0]]
         for row, (_, line) in zip(table[1:], shown, strict=True):
             lines += [row, f"    {_named(line.tests)}"]
     if len(shown) < len(costly):
         lines.append(f"and {len(costly) - len(shown)} more lines: -v shows them")
-    notes = render_notes(trace)
-    return [*lines, "", *notes.splitlines()] if notes else lines
+    unseen = [f"not seen: {sentence}" for sentence in trace.unseen]
+    return [*lines, "", *unseen] if unseen else lines
 
 
 def _by_line(trace: LayoutTrace) -> dict[str, _Line]:
-    """The costliest first."""
+    """Those with a format copy, a loss or a copy in a kernel; the costliest first, whatever order the tests ran in."""
     lines: dict[str, _Line] = {}
     for event in trace.events:
-        cost, tests = lines.get(event.location, (Cost(), ()))
-        if counts(event):
-            tests = tuple(dict.fromkeys((*tests, *event.tests)))
-        lines[event.location] = _Line(cost.plus(event), tests)
-    return dict(sorted(lines.items(), key=lambda item: item[1].cost.rank, reverse=True))
-
-
-def counts(event: LayoutEvent) -> bool:
-    """Whether it is a format copy or a loss, and so has a row."""
-    return event.changes_format and event.kind != "internal"
+        if event.changes_format or event.kind == "internal":
+            cost, tests = lines.get(event.location, (Cost(), ()))
+            lines[event.location] = _Line(cost.plus(event), tuple(sorted({*tests, *event.tests})))
+    return dict(sorted(lines.items(), key=lambda item: (*(-rank for rank in item[1].cost.rank), item[0])))
 
 
 def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
@@ -71,6 +64,7 @@ def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
         size,
         str(cost.copies or ""),
         str(cost.losses or ""),
+        str(cost.internal or ""),
         location.removeprefix(f"{root}{os.sep}"),
         code,
     )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 
 def has_torch() -> bool:
     """Whether torch is installed, as far as can be told before it is imported; not if something blocks it."""
     return _is_found("torch")
+
+
+def is_stand_in() -> bool:
+    """Whether what is imported as torch is something else, such as a mock."""
+    return not isinstance(getattr(sys.modules.get("torch"), "Tensor", None), type)
 
 
 def lacks_executing() -> bool:

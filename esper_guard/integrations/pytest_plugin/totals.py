@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -21,7 +21,10 @@ TRACE: Final = "esper_guard_trace"
 KNOWN: Final = "esper_guard_known"
 """Attribute of the same: what of it belongs into the baseline, as lists."""
 
-_NARROWING = "keyword markexpr deselect ignore ignore_glob lf last_failed stepwise collectonly setuponly setupplan".split()
+DESELECTED: Final = "esper_guard_deselected"
+"""Key of what a worker of pytest-xdist says at its end."""
+
+_NARROWING = "override_ini keyword markexpr deselect ignore ignore_glob lf last_failed stepwise collectonly setuponly setupplan".split()
 """Options with which not every test runs."""
 
 
@@ -45,11 +48,14 @@ class Totals:
         if content is None:
             return
         trace = decode(content)
+        known = getattr(report, KNOWN, ())
+        delattr(report, TRACE)  # the terminal keeps all reports
+        delattr(report, KNOWN)
         if self._trace is None:
             self._trace = LayoutTrace(trace.level, torch_version=trace.torch_version)
         self._trace.include(trace, (report.nodeid,))
         self._tests.add(report.nodeid)
-        for *place, times, size in getattr(report, KNOWN, ()):
+        for *place, times, size in known:
             known = Known(*place)
             self._measured[known] = self._measured.get(known, Worst()).at_least(Worst(times, size))
 
@@ -58,6 +64,12 @@ class Totals:
 
     def pytest_deselected(self) -> None:
         self._all_passed = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of pytest-xdist has ended: it was the one to deselect."""
+        if getattr(node, "workeroutput", {}).get(DESELECTED):
+            self._all_passed = False
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         settings = self._settings
@@ -69,8 +81,10 @@ class Totals:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         lines: list[str] = []
-        if self._trace is not None and self._settings.terminal:
-            rows = None if terminalreporter.config.get_verbosity() > 0 else 10
+        verbose = terminalreporter.config.get_verbosity() > 0
+        asked = self._settings.terminal and (verbose or self._settings.level != "off")
+        if self._trace is not None and asked:
+            rows = None if verbose else 10
             lines = summary_of(self._trace, len(self._tests), self._settings.root, rows)
         if lines or self._notes:
             terminalreporter.section("layout copies")
@@ -98,6 +112,10 @@ class Totals:
             for place, worst in before.items()
             if reason or not is_of_kinds(place, self._settings.fail_on)
         }
+        if reason:  # others may do more there
+            self._measured = {
+                place: worst.at_least(before.get(place, worst)) for place, worst in self._measured.items()
+            }
         after = {**kept, **self._measured}
         path.parent.mkdir(parents=True, exist_ok=True)
         Baseline(path.parent, after).save(path)

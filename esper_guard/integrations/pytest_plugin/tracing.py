@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,8 @@ import pytest
 from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked
 from esper_guard.integrations.pytest_plugin.options import Settings
 from esper_guard.integrations.pytest_plugin.own_lines import OwnLines
-from esper_guard.integrations.pytest_plugin.torch_here import has_torch
-from esper_guard.integrations.pytest_plugin.totals import KNOWN, TRACE
+from esper_guard.integrations.pytest_plugin.torch_here import has_torch, is_stand_in
+from esper_guard.integrations.pytest_plugin.totals import DESELECTED, KNOWN, TRACE
 from esper_guard.integrations.pytest_plugin.verdict import exceeds_baseline, exceeds_marker, held_against
 from esper_guard.trace.baseline import Baseline
 
@@ -38,6 +39,11 @@ class Tracing:
             tracer = item.stash[_TRACER] = trace_layouts("dispatch" if level == "off" else level)
         return tracer.trace
 
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        if self._settings.worker and items:
+            config: Any = items[0].config
+            config.workeroutput[DESELECTED] = True
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         marker = item.get_closest_marker(MARKER)
@@ -53,7 +59,9 @@ class Tracing:
             own = OwnLines.of(item)
             events = [event for event in trace.events if not own.excuse(event)]
             held = held_against(self._settings.fail_on, events) if self._settings.level != "off" else []
-            problem = None if marker is None else exceeds_marker(Marked.of(marker), events, trace.unseen)
+            problem = None if marker is None else exceeds_marker(Marked.of(marker), trace, events)
+            if marker is not None and problem is None and trace.unseen:
+                _warn_of_unseen(item, trace)
             if problem is None and not self._settings.update:
                 problem = exceeds_baseline(self._known, held)
             if problem is not None:
@@ -83,9 +91,17 @@ class Tracing:
     def _can_trace(self, item: pytest.Item) -> bool:
         try:
             self.trace_of(item)
-        except (ImportError, AttributeError):  # something else stands in torch's place
+        except (ImportError, AttributeError):
+            if not is_stand_in():
+                raise
             self._has_torch = False
         return self._has_torch
+
+
+def _warn_of_unseen(item: pytest.Item, trace: LayoutTrace) -> None:
+    message = f"{item.nodeid}: not seen, so that its copies don't count: {'; '.join(trace.unseen)}"
+    file, line, _ = item.location
+    warnings.warn_explicit(message, UserWarning, file, (line or 0) + 1)
 
 
 _TRACER: pytest.StashKey[trace_layouts] = pytest.StashKey()

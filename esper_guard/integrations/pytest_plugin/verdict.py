@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from esper_guard.integrations.pytest_plugin.marker import Marked
 from esper_guard.trace.baseline import Baseline, Known
 from esper_guard.trace.budget import exceeded, explain, matches
 from esper_guard.trace.event import LayoutEvent
-from esper_guard.trace.table import plural
+from esper_guard.trace.layout_trace import LayoutTrace
+from esper_guard.trace.table import costliest, describe_place, plural
 
 
-def exceeds_marker(marked: Marked, events: Sequence[LayoutEvent], unseen: Sequence[str]) -> str | None:
-    """What to say of a test that does what its marker forbids."""
+def exceeds_marker(marked: Marked, trace: LayoutTrace, events: Sequence[LayoutEvent]) -> str | None:
+    """What to say of a test that does what its marker forbids; ``events`` are those of the trace that count."""
     counted = [event for event in events if not any(matches(event, pattern) for pattern in marked.ignore)]
     left = [event for event in counted if marked.format is not None and _leaves(event, marked.format)]
+    help = "help: keep the format there; what is meant to be copied can be left out with ignore=['FILE:LINE']"
     if left:
         times = sum(event.count for event in left)
-        return explain(f"{marked.format} was left {plural_times(times)}", left, unseen)
-    problem = exceeded(counted, unseen, marked.max_copies, marked.max_bytes)
-    if problem is None and unseen:
-        warnings.warn(
-            f"the marker memory_format can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=2
-        )
-    return problem
+        first = describe_place(costliest(left)[0])
+        headline = f"{marked.format} was left {'once' if times == 1 else f'{times} times'}: {first}"
+        return f"{explain(headline, left, trace.unseen)}\n{help}"
+    problem = exceeded(counted, trace.unseen, marked.max_copies, marked.max_bytes)
+    return None if problem is None else f"{problem}\n{help}"
 
 
 def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent]) -> str | None:
@@ -36,18 +35,17 @@ def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent]) -> str |
     losses = sum(event.count for event in blamed if event.kind == "loss")
     counts = [plural(copies, "layout copy")] if copies else []
     counts += [plural(losses, "format loss")] if losses else []
-    known = " that the baseline does not know of" if baseline.entries else ""
-    return explain(f"{' and '.join(counts)}{known}", blamed)
+    known = [baseline.entries[place] for place in baseline.measure(blamed) if place in baseline.entries]
+    why = " that the baseline does not know of" if baseline.entries else ""
+    if known:
+        why = f", where the baseline allows {sum(worst.times for worst in known)} in one test"
+    headline = f"{' and '.join(counts)}{why}: {describe_place(costliest(blamed)[0])}"
+    return f"{explain(headline, blamed)}\nhelp: keep the format there, or accept it: --layout-baseline=PATH --layout-update"
 
 
 def held_against(kinds: Sequence[str], events: Sequence[LayoutEvent]) -> list[LayoutEvent]:
     """The events of these kinds: "copy", "loss", "ghost"."""
     return [event for event in events if any(_is(event, kind) for kind in kinds)]
-
-
-def plural_times(number: int) -> str:
-    """``"once"``, ``"2 times"``."""
-    return "once" if number == 1 else f"{number} times"
 
 
 def is_of_kinds(place: Known, kinds: Sequence[str]) -> bool:

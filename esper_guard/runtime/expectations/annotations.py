@@ -72,21 +72,27 @@ class Annotations:
         """Annotations with names that are not defined yet, by parameter."""
         annotated = {name: parameter.annotation for name, parameter in signature.parameters.items()}
         annotated["return"] = signature.return_annotation
-        self._read_all({name: hint for name, hint in annotated.items() if name not in written}, last=False)
+        unwritten = {name: hint for name, hint in annotated.items() if name not in written}
+        self.pending = self._read_all(unwritten, last=False)
         if not self.pending:
             self._reader.forget()
 
-    def resolve(self) -> None:
-        """Read those that could not be read at first, or pass over them for good.
+    def resolve(self, settle: Callable[[], None]) -> None:
+        """Read those that could not be read at first, or pass over them for good; then ``settle`` with what is known.
 
         Raises:
             NameError: one that mentions a memory format has a name that is still not defined.
         """
         with self._lock:
-            self._read_all(self.pending, last=True)
-            self._reader.forget()
+            if self.pending:  # else another thread has done it
+                pending = self._read_all(self.pending, last=True)
+                settle()
+                self.pending = pending
+                self._reader.forget()
 
-    def _read_all(self, annotated: Mapping[str, Any], last: bool) -> None:
+    def _read_all(self, annotated: Mapping[str, Any], last: bool) -> dict[str, Any]:
+        """Those that can't be read yet."""
+        self._reader.last = last
         pending = {}
         for name, annotation in annotated.items():
             if annotation is inspect.Parameter.empty:
@@ -101,7 +107,7 @@ class Annotations:
                     ) from error
                 if not last:
                     pending[name] = annotation
-        self.pending = pending
+        return pending
 
     def _read(self, name: str, annotation: Any) -> None:
         hint = self._reader.evaluated(annotation, self._reader.names)
@@ -146,7 +152,9 @@ class _Reader:
         """``scopes``: where names are looked up, the innermost last."""
         self._scopes = scopes
         self._classes: dict[Any, Instance] = {}
-        self._open: list[Instance] = []
+        self._open: list[Any] = []
+        self.last = False
+        """Whether what can't be read now never will."""
 
     @property
     def names(self) -> dict[str, Any]:
@@ -161,7 +169,7 @@ class _Reader:
         """An annotation without text in it."""
         if not _is_text(annotation):
             return annotation
-        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        holder = type("Holder", (), {"__annotations__": {"it": annotation}})  # a class may have a ClassVar
         try:
             hints = typing.get_type_hints(holder, dict(names), dict(names), include_extras=True)
         except Exception as error:
@@ -187,14 +195,17 @@ class _Reader:
         if getattr(origin, "__name__", getattr(origin, "_name", None)) in _QUALIFIERS:
             return self.read(arguments[0], known)
         if isinstance(origin, type):
+            if _is_record(origin):
+                given = (known.get(argument, argument) for argument in arguments)
+                parameters = getattr(origin, "__parameters__", ())
+                return self._class(origin, dict(zip(parameters, given, strict=False)))
             if issubclass(origin, collections.abc.Mapping) and len(arguments) == 2:
                 return self._each(arguments[1], origin, known)
             if issubclass(origin, collections.abc.Iterable) and len(arguments) == 1:
                 return self._each(arguments[0], origin, known)
-            parameters = getattr(origin, "__parameters__", ())
-            return self._class(origin, dict(zip(parameters, arguments, strict=False)))
+            return None
         if isinstance(hint, type):
-            return self._class(hint, {})
+            return self._class(hint, {}) if _is_record(hint) else None
         if hasattr(hint, "__supertype__"):  # NewType
             return self.read(hint.__supertype__)
         if type(hint).__name__ == "TypeAliasType":
@@ -237,43 +248,49 @@ class _Reader:
 
     def _class(self, kind: type, variables: dict[Any, Any]) -> Expectation | None:
         """Of a TypedDict, dataclass, or named tuple."""
-        is_dict = typing_extensions.is_typeddict(kind)
-        is_record = hasattr(kind, "__dataclass_fields__") or (
-            issubclass(kind, tuple) and hasattr(kind, "_fields")
-        )
-        if not (is_dict or is_record):
-            return None
         key = (kind, *((variable, repr(hint)) for variable, hint in variables.items()))
         instance = self._classes.get(key)
         if instance is None:
-            instance = self._classes[key] = Instance(dict if is_dict else kind)
-            self._open.append(instance)
+            instance = self._classes[key] = Instance(dict if typing_extensions.is_typeddict(kind) else kind)
+            self._open.append(key)
             try:
-                found = {
-                    name: hint for base in reversed(kind.__mro__) for name, hint in self._hints(base).items()
-                }
-                fields = [
-                    (name, self._field(hint, names, variables)) for name, (hint, names) in found.items()
-                ]
-                instance.fields = tuple((name, field) for name, field in fields if field is not None)
+                found = self._hints(kind, variables)
+                fields = [(name, self._field(*how)) for name, how in found.items()]
             except UnreadableError:
-                del self._classes[key]
+                for unread in self._open[self._open.index(key) :]:
+                    self._classes.pop(unread, None)
+                self._classes.clear()  # others may have been read with what is not known yet
                 raise
             finally:
-                self._open.remove(instance)
-        return instance if instance in self._open or instance.says_something() else None
+                self._open.remove(key)
+            instance.fields = tuple((name, field) for name, field in fields if field is not None)
+        # While others are open that mention it, or that it mentions, nobody knows what it says.
+        return instance if self._open or instance.says_something() else None
 
-    def _hints(self, base: type) -> dict[str, tuple[Any, dict[str, Any]]]:
-        """The annotations of one class, each with the names in its scope."""
-        module = vars(sys.modules.get(base.__module__, types.ModuleType("")))
-        names = {**self.names, **module, **vars(base), base.__name__: base}
-        return {name: (hint, names) for name, hint in inspect.get_annotations(base).items()}
+    def _hints(
+        self, kind: type, variables: Mapping[Any, Any]
+    ) -> dict[str, tuple[Any, dict[str, Any], Mapping[Any, Any]]]:
+        """The annotations of a class and its bases, each with the names and the type variables in its scope."""
+        found: dict[str, tuple[Any, dict[str, Any], Mapping[Any, Any]]] = {}
+        for parent in getattr(kind, "__orig_bases__", kind.__bases__):
+            origin, arguments = typing.get_origin(parent), typing.get_args(parent)
+            if isinstance(origin, type) and origin not in (typing.Generic, typing.Protocol):
+                given = [variables.get(argument, argument) for argument in arguments]
+                bound = dict(zip(getattr(origin, "__parameters__", ()), given, strict=False))
+                found.update(self._hints(origin, bound))
+            elif isinstance(parent, type) and parent is not object:
+                found.update(self._hints(parent, {}))
+        module = vars(sys.modules.get(kind.__module__, types.ModuleType("")))
+        scope = {**module, **self.names} if "<locals>" in kind.__qualname__ else {**self.names, **module}
+        names = {**scope, **vars(kind), kind.__name__: kind}
+        found.update({name: (hint, names, variables) for name, hint in inspect.get_annotations(kind).items()})
+        return found
 
     def _field(self, hint: Any, names: dict[str, Any], variables: Mapping[Any, Any]) -> Expectation | None:
         try:
             return self.read(self.evaluated(hint, names), variables)
         except UnreadableError as error:
-            if error.ours:
+            if error.ours or not self.last:
                 raise
             return None
 
@@ -305,6 +322,13 @@ def _kinds_of(hint: Any) -> tuple[type, ...] | None:
     if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
         return None
     return {float: (float, int), complex: (complex, float, int)}.get(kind, (kind,))
+
+
+def _is_record(kind: type) -> bool:
+    """Whether it is a TypedDict, a dataclass, or a named tuple, with fields of its own."""
+    if typing_extensions.is_typeddict(kind) or hasattr(kind, "__dataclass_fields__"):
+        return True
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _is_unpacked(hint: Any) -> bool:

@@ -48,6 +48,7 @@ class _Bounded:
         self._bounds = bounds
         self._where = where
         self._tracer = trace_layouts()
+        self._reported = False
 
     def __enter__(self) -> None:
         self._tracer.__enter__()
@@ -55,14 +56,17 @@ class _Bounded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        __tracebackhide__ = True
         self._tracer.__exit__(kind, error, trace)
-        if error is None or isinstance(error, StopIteration | StopAsyncIteration):
+        ended = error is None or isinstance(error, StopIteration | StopAsyncIteration)
+        if ended and not self._reported:
             try:
                 self._tracer.trace.assert_max(copies=self._bounds.copies, bytes=self._bounds.size)
             except AssertionError as exceeded:
                 message = f"{self._where}: {exceeded}"
             else:
                 return
+            self._reported = True
             deliver(MemoryFormatError(message))
 
 
@@ -94,6 +98,9 @@ def _traced(
                     value = await awaitable(step(call, proceed.__await__()))
                 except StopAsyncIteration:
                     return
+                except BaseException:
+                    await inner.aclose()
+                    raise
                 try:
                     proceed = inner.asend((yield value))
                 except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
@@ -109,11 +116,16 @@ def _traced(
     if inspect.isgeneratorfunction(function):
 
         def generated(*args: Any, **kwargs: Any) -> Any:
-            return (yield from step(bounded_call(), function(*args, **kwargs)))
+            inner = function(*args, **kwargs)
+            try:
+                return (yield from step(bounded_call(), inner))
+            finally:
+                inner.close()
 
         return generated  # type: ignore[return-value]
 
     def called(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         if is_compiling():
             return function(*args, **kwargs)
         with bounded_call():

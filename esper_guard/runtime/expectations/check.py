@@ -173,7 +173,7 @@ class Check:
             or (path is root and not self.lenient)
         ):
             format = _same_format(other, layout, self.ambiguous)
-            if format is not None:
+            if format is not None and not _is_expanded(tensor):
                 self._report(path, str(layout), f"{expectation.text} ({other})", tensor, format)
 
     def _items(self, expectation: Items, value: Any, path: Path) -> None:
@@ -273,20 +273,20 @@ def _counterpart(references: list[Reference], path: Path, root: Path, place: str
 
 
 def _same_format(other: Layout, layout: Layout, ambiguous: Ambiguous) -> Format | None:
-    """None if a tensor of the layout is of the other's format; else what it should be."""
-    if layout.state == "ambiguous" or other.state == "ambiguous":
-        if ambiguous == "accept" and layout.state in _DENSE and other.state in _DENSE:
-            return None
-        if ambiguous == "hint" and ("channels_last" in layout) == ("channels_last" in other):
-            return None
-    elif layout.state == other.state or layout.state == (
-        "channels_last" if "channels_last" in other else "nchw"
-    ):
-        return None  # not other.taken_for: Dynamo of torch 2.4 doesn't know properties of named tuples
-    return Format(other.taken_for, text=other.taken_for)
+    """None if kernels take both for the same format; else what it should be."""
+    # not other.taken_for: Dynamo of torch 2.4 doesn't know properties of named tuples
+    same = ("channels_last" in layout) == ("channels_last" in other)
+    if (layout.state == "ambiguous" or other.state == "ambiguous") and ambiguous != "hint":
+        same = ambiguous == "accept"
+    return None if same else Format(other.taken_for, text=other.taken_for)
 
 
-_DENSE = ("ambiguous", "nchw", "channels_last")
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether it is one number at every place, such as the gradient of a sum: that has no format."""
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if size != 1 and stride != 0:
+            return False
+    return tensor.numel() > 1
 
 
 def _part(value: Any, key: Any) -> Any:

@@ -50,6 +50,9 @@ class MemoryFormatWarning(UserWarning):
     """The same, where ``ESPER_GUARD=warn``."""
 
 
+for _kind in (MemoryFormatError, MemoryFormatWarning):
+    _kind.__module__ = "esper_guard"  # as users import it, and as test reports can show it
+
 _OTHERS = 3
 
 

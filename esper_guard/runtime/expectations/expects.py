@@ -178,7 +178,13 @@ class _Expecting:
             ) from None
         _check_kind(function, self._returns)
         checks = FunctionChecks(
-            function, signature, self._expected, self._returns, self._ambiguous, self._scope
+            function,
+            signature,
+            self._expected,
+            self._returns,
+            self._ambiguous,
+            self._scope,
+            bool(self._bounds),
         ).checks()
         if checks is None and not self._bounds:
             raise TypeError(nothing_expected(name_of(function)))

@@ -35,9 +35,12 @@ class FunctionChecks:
         returns: Expectation | None,
         ambiguous: Ambiguous,
         scope: Mapping[str, Any],
+        bounded: bool,
     ) -> None:
+        """``bounded``: whether there is something else to check, besides."""
         self._where = name_of(function)
         self._ambiguous = ambiguous
+        self._bounded = bounded
         self._signature = signature
         self._positions = {name: index for index, name in enumerate(signature.parameters)}
         self._written = dict(expected)
@@ -97,6 +100,7 @@ class FunctionChecks:
         return None if others or place.steps else _quick(part, self._ambiguous)
 
     def _enter(self, *values: Any) -> References:
+        __tracebackhide__ = True
         references = remember([(place, values[index]) for index, place in self._compared])
         check = Check(self._ambiguous, references)
         for index, place, expectation, optional in self._looked_at:
@@ -109,16 +113,18 @@ class FunctionChecks:
         return references
 
     def _leave(self, result: Any, references: References | None) -> None:
+        __tracebackhide__ = True
         check = Check(self._ambiguous, references or {}, made=True)
         check.value(self._returns, result, _RESULT)
         if check.violations:
             report(self._where, check.violations)
 
     def _enter_late(self, *values: Any) -> References:
+        __tracebackhide__ = True
         if self._annotations.pending and not torch.compiler.is_compiling():
-            self._annotations.resolve()
-            self._settle()
-        if not self._looked_at and self._returns is None and not torch.compiler.is_compiling():
+            self._annotations.resolve(self._settle)
+        nothing = not self._looked_at and self._returns is None
+        if nothing and not self._bounded and not torch.compiler.is_compiling():
             raise TypeError(
                 f"{nothing_expected(self._where)}; its annotations have names that are not defined"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -160,6 +161,7 @@ class guard:  # noqa: N801 - used like a function
         path = f"{name or type(module).__name__}: input"
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            __tracebackhide__ = True
             self._look(expectation, _input(args, kwargs), path)
 
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -170,10 +172,12 @@ class guard:  # noqa: N801 - used like a function
         entered = _Entered()
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            __tracebackhide__ = True
             if not torch.compiler.is_compiling():
-                entered.calls.append((module, references_of(args, kwargs)))
+                entered.enter(module, references_of(args, kwargs))
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            __tracebackhide__ = True
             if torch.compiler.is_compiling():
                 references = references_of(args, kwargs) if compared else {}
             else:
@@ -192,6 +196,7 @@ class guard:  # noqa: N801 - used like a function
         root = f"{name or type(module).__name__}: gradient of output"
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            __tracebackhide__ = True
             if torch.compiler.is_compiling() or self._removed:
                 return
             self._looked = True
@@ -202,6 +207,7 @@ class guard:  # noqa: N801 - used like a function
 
         def looking(path: Any, references: References) -> Callable[[Tensor], None]:
             def look(gradient: Tensor) -> None:
+                __tracebackhide__ = True
                 self._look(expectation, gradient, path, references, made=True)
 
             return look
@@ -213,6 +219,7 @@ class guard:  # noqa: N801 - used like a function
         compared = relations(expectation)
 
         def accumulated(parameter: Tensor) -> None:
+            __tracebackhide__ = True
             references = remember([(place, parameter) for place in compared])
             self._look(expectation, parameter.grad, f"{name}: gradient", references, made=True)
 
@@ -222,8 +229,9 @@ class guard:  # noqa: N801 - used like a function
 
     def _watch_parameters(self, model: nn.Module, held: Mapping[str, Expectation]) -> None:
         def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+            __tracebackhide__ = True
             for name, expectation in held.items():
-                self._look(expectation, module.get_parameter(name), name)
+                self._look(expectation, _attribute(module, name), name)
 
         self._handles.append(model.register_forward_pre_hook(before))
 
@@ -236,6 +244,7 @@ class guard:  # noqa: N801 - used like a function
         made: bool = False,
     ) -> None:
         """``made``: by the module or the backward, and not by whoever called it."""
+        __tracebackhide__ = True
         if self._removed:
             return
         self._looked = True
@@ -252,14 +261,21 @@ class guard:  # noqa: N801 - used like a function
 class _Entered(threading.local):
     """The calls of modules that one thread has entered, with what shall be compared when they are left."""
 
+    _MOST = 256
+    """Deeper calls than these are none; they have ended with an exception, of which no hook is told."""
+
     def __init__(self) -> None:
-        self.calls: list[tuple[nn.Module, References]] = []
+        self._calls: deque[tuple[int, References]] = deque(maxlen=self._MOST)
+
+    def enter(self, module: nn.Module, references: References) -> None:
+        """Begin a call."""
+        self._calls.append((id(module), references))
 
     def leave(self, module: nn.Module) -> References:
-        """Of the innermost call of a module; calls above it have ended with an exception."""
-        while self.calls:
-            entered, references = self.calls.pop()
-            if entered is module:
+        """End the innermost call of a module."""
+        while self._calls:
+            entered, references = self._calls.pop()
+            if entered == id(module):
                 return references
         return {}
 
@@ -276,6 +292,14 @@ def _each_once(objects: Mapping[str, Named], expected: Mapping[str, object]) -> 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What "input" means: the only argument, or all of them."""
     return args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    """What stands under a parameter's name, which need not be a parameter any more; None if nothing does."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _by_name(

@@ -11,6 +11,8 @@ from torch import Tensor
 MISSING: Final = object()
 """What stands where nothing does."""
 
+_LONGEST: Final = 80
+
 Step: TypeAlias = tuple[str, Any]
 """``(".", "weight")`` or ``("[", 0)``."""
 
@@ -72,7 +74,12 @@ def is_symbolic(value: Any) -> bool:
 def spelled(step: Step) -> str:
     """``".weight"`` or ``"[0]"``."""
     kind, key = step
-    return f".{key}" if kind == "." else f"[{key!r}]"
+    if kind == ".":
+        return f".{key}"
+    text = (
+        repr(key) if isinstance(key, str | int) else f"a {type(key).__qualname__}"
+    )  # not a tensor's numbers
+    return f"[{text}]" if len(text) <= _LONGEST else f"[{text[:_LONGEST]}...]"
 
 
 def _read(node: ast.expr) -> tuple[str, tuple[Step, ...]]:

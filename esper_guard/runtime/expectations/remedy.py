@@ -28,6 +28,8 @@ def remedy_for(tensor: Tensor, wanted: Format, made: bool) -> str:
             f"slice with x[:1] instead of x[0].unsqueeze(0), or write {conversion}; "
             f"`.contiguous(memory_format={torch_name})` leaves a ghost as it is"
         )
+    if layout == ("ambiguous", wanted.state):
+        return ""
     if layout.state == "strided":
         return f"`.contiguous(memory_format={torch_name})` closes the gaps, with a copy"
     if layout.state == "ambiguous":

@@ -38,6 +38,7 @@ def switch() -> Switch:
 
 def report(where: str, violations: list[Violation]) -> None:
     """Raise, warn, or neither. Code that is being compiled does so when it has come back from there."""
+    __tracebackhide__ = True
     if torch.compiler.is_compiling() and switch() != "off":
         first = violations[0]
         why = f"{where}: {first.path} is {first.found}, expected {first.wanted}"
@@ -47,6 +48,7 @@ def report(where: str, violations: list[Violation]) -> None:
 
 def deliver(error: MemoryFormatError) -> None:
     """Raise an error, warn of it at the user's line, or neither."""
+    __tracebackhide__ = True
     mode = switch()
     if mode == "raise":
         try:

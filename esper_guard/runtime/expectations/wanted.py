@@ -159,6 +159,7 @@ _NAMES = {
         for state in ("ambiguous", "strided")
         for hint in get_args(Hint)
     },
+    "nhwc": Format("channels_last", text="nhwc"),
     "contiguous": Format("nchw", text="contiguous"),
     "contiguous_format": _FORMATS[torch.contiguous_format],
     "channels_last_3d": _FORMATS[torch.channels_last_3d],

@@ -122,6 +122,9 @@ class HazardError(RuntimeError):
         return str(self.args[0])
 
 
+HazardError.__module__ = "esper_guard"  # as users import it, and as test reports can show it
+
+
 def may_call(*kinds: type[nn.Module]) -> Callable[[Target], bool]:
     """For `Hazard.concerns`: modules of these kinds, and those of classes whose ``forward`` torch did not write."""
 

@@ -37,6 +37,7 @@ class Interposition:
         below = torch._C._dispatch_keyset_full_after(getattr(torch._C.DispatchKey, _KEY))
 
         def interposed(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             remaining = keyset & below
 
             def native(*args: Any, **kwargs: Any) -> Any:

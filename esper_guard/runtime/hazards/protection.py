@@ -95,6 +95,7 @@ def _interpose(operator: str, handler: Handler) -> None:
 
 def _judge(operator: str) -> Handler:
     def judge(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         for hazard in tuple(_cured):
             if operator in hazard.operators and hazard.triggers(*args, **kwargs):
                 assert isinstance(hazard.cure, OperatorCure)
