@@ -77,7 +77,7 @@ def spelled(step: Step) -> str:
     if kind == ".":
         return f".{key}"
     text = (
-        repr(key) if isinstance(key, str | int) else f"a {type(key).__qualname__}"
+        repr(key) if isinstance(key, (str, int)) else f"a {type(key).__qualname__}"
     )  # not a tensor's numbers
     return f"[{text}]" if len(text) <= _LONGEST else f"[{text[:_LONGEST]}...]"
 
