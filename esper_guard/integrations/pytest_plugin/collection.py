@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked, MarkerError
-from esper_guard.integrations.pytest_plugin.options import Settings
+from esper_guard.integrations.pytest_plugin.options import MARKER, Settings
 from esper_guard.integrations.pytest_plugin.torch_here import has_torch, lacks_executing
 
 if TYPE_CHECKING:
@@ -38,8 +37,12 @@ class Collection:
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
-        items = [item for item in report.result or () if isinstance(item, pytest.Item)]
-        wrong = [problem for item in items if (problem := self._problem(item)) is not None]
+        all_marked = collector.get_closest_marker(MARKER) is not None
+        wrong = [
+            problem
+            for item in report.result or ()
+            if (all_marked or item.own_markers) and (problem := self._problem(item)) is not None
+        ]
         if wrong:
             report.outcome = "failed"
             report.longrepr = "\n".join(dict.fromkeys(wrong))
@@ -49,7 +52,7 @@ class Collection:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Markers that a conftest has added meanwhile."""
         for item in session.items:
-            if any(mark.name == MARKER for mark in item.own_markers):
+            if item.own_markers:
                 problem = self._problem(item)
                 if problem is not None:
                     raise pytest.UsageError(problem)
@@ -60,11 +63,15 @@ class Collection:
             pytest.fail("layout_trace needs executing: pip install executing", pytrace=False)
         return self._tracing().trace_of(item)
 
-    def _problem(self, item: pytest.Item) -> str | None:
+    def _problem(self, item: Any) -> str | None:
         """Look at a test's marker; what is wrong with it."""
+        if not isinstance(item, pytest.Item):
+            return None
         marker = item.get_closest_marker(MARKER)
         if marker is None:
             return None
+        from esper_guard.integrations.pytest_plugin.marker import Marked, MarkerError
+
         test = f"{item.nodeid.partition('[')[0]}: @pytest.mark.{MARKER}"
         try:
             Marked.of(marker)

@@ -8,7 +8,6 @@ import pytest
 
 from esper_guard.nearest import did_you_mean
 
-MARKER = "memory_format"
 FORMATS = ("channels_last", "channels_last_3d", "contiguous_format")
 _NAMES = {
     **{name: name for name in FORMATS},

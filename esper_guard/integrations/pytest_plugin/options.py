@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +13,7 @@ from esper_guard.nearest import did_you_mean
 if TYPE_CHECKING:
     from esper_guard.trace.baseline import Baseline
 
+MARKER = "memory_format"
 LEVELS = ("off", "dispatch", "deep")
 KINDS = ("copy", "loss", "ghost")
 _HAZARDS = ("raise", "off")
@@ -59,8 +59,7 @@ _OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What was asked for, checked."""
 
     enabled: bool = False

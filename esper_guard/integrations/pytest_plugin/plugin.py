@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked, MarkerError
-from esper_guard.integrations.pytest_plugin.options import add_options, settings_of
+from esper_guard.integrations.pytest_plugin.options import MARKER, add_options, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +72,12 @@ def layout_trace(request: pytest.FixtureRequest) -> LayoutTrace:
 
 def _format_of(node: Any) -> str | None:
     marker = node.get_closest_marker(MARKER)
+    if marker is None:
+        return None
+    from esper_guard.integrations.pytest_plugin.marker import Marked, MarkerError
+
     try:
-        return None if marker is None else Marked.of(marker).format
+        return Marked.of(marker).format
     except MarkerError:
         return None  # it is reported for what is collected
 

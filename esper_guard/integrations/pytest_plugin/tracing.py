@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from esper_guard.integrations.pytest_plugin.marker import MARKER, Marked
-from esper_guard.integrations.pytest_plugin.options import Settings
+from esper_guard.integrations.pytest_plugin.marker import Marked
+from esper_guard.integrations.pytest_plugin.options import MARKER, Settings
 from esper_guard.integrations.pytest_plugin.own_lines import OwnLines
 from esper_guard.integrations.pytest_plugin.torch_here import has_torch, is_stand_in
 from esper_guard.integrations.pytest_plugin.totals import DESELECTED, KNOWN, TRACE

@@ -70,8 +70,8 @@ def expects(
     shape (N,), are passed over; one that is an argument itself, or that a container of expectations names, is not.
     None is passed over; anything else that holds no tensors is a violation.
 
-    "same as x" compares with what x was when the function was entered, as kernels took it: if x was a slice of a
-    channels_last tensor, a dense channels_last result is the same. Tensors of a container are compared with those at
+    "same as x" compares with what x was when the function was entered, as kernels took it: a slice of a channels_last
+    tensor is the same as a dense one. Tensors of a container are compared with those at
     the same place in the other one, or with all of it, if that has one format.
 
     Decorates functions, methods, coroutine functions, generators (each value that is yielded, sent on unchanged) and
@@ -84,7 +84,7 @@ def expects(
     function without the check. While ``torch.fx`` traces there is nothing to check.
 
     Cost: 2.3 to 2.6 times a bare ``assert x.is_contiguous(memory_format=...)`` for one tensor (benchmarks/expects.py),
-    one to two microseconds for each tensor otherwise. Only shapes and strides are read: a GPU is never waited for.
+    about two microseconds for each tensor where there is more to decide. Only shapes and strides are read: a GPU is never waited for.
 
     Args:
         places: expectations by place: ``"self.weight"``, ``"batch['image'][0]"``, ``"kwargs['mask']"``; or what is

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree
 
 from esper_guard.runtime.expectations.places import Step, spelled
@@ -34,7 +34,7 @@ def leaves_of(value: Any, path: Path) -> list[Leaf]:
 
 def _collect(value: Any, path: Path, found: list[Leaf], entered: dict[int, Any]) -> None:
     if isinstance(value, Tensor):
-        if not is_uninitialised(value):
+        if not is_lazy(value):
             found.append((path, value))
         return
     parts = parts_of(value)
@@ -46,11 +46,6 @@ def _collect(value: Any, path: Path, found: list[Leaf], entered: dict[int, Any])
         entered[id(value)] = value  # so that its id stays its own
     for step, part in parts:
         _collect(part, (path, step), found, entered)
-
-
-def is_uninitialised(tensor: Tensor) -> bool:
-    """Whether it is a parameter of a lazy module, without a shape."""
-    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 
 def parts_of(value: Any) -> list[tuple[Step, Any]] | None:
