@@ -57,7 +57,7 @@ class OwnLines(NamedTuple):
         return self._hold(event) and (event.phase == "backward" or operator in _COMPARING)
 
     def _is_test_code(self, file: str | None) -> bool:
-        """Whether it is the file of the test, or a conftest, with helpers that make inputs."""
+        """Whether it is the file of the test, or a conftest, with functions that make inputs."""
         if file is None:
             return False
         return file == self.file or file.startswith(_DOCTEST) or PurePath(file).name == "conftest.py"

@@ -71,8 +71,8 @@ def expects(
     None is passed over; anything else that holds no tensors is a violation.
 
     "same as x" compares with what x was when the function was entered, as kernels took it: a slice of a channels_last
-    tensor is the same as a dense one. Tensors of a container are compared with those at
-    the same place in the other one, or with all of it, if that has one format.
+    tensor is the same as a dense one. Tensors of a container are compared with those at the same place in the other
+    one, or with all of it, if that has one format.
 
     Decorates functions, methods, coroutine functions, generators (each value that is yielded, sent on unchanged) and
     asynchronous ones, static and class methods, properties (their getter), and classes (their ``forward``, or
@@ -84,7 +84,8 @@ def expects(
     function without the check. While ``torch.fx`` traces there is nothing to check.
 
     Cost: 2.3 to 2.6 times a bare ``assert x.is_contiguous(memory_format=...)`` for one tensor (benchmarks/expects.py),
-    about two microseconds for each tensor where there is more to decide. Only shapes and strides are read: a GPU is never waited for.
+    about two microseconds for each tensor where there is more to decide. Only shapes and strides are read: a GPU is
+    never waited for.
 
     Args:
         places: expectations by place: ``"self.weight"``, ``"batch['image'][0]"``, ``"kwargs['mask']"``; or what is
