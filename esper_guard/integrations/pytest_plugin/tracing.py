@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,7 @@ from esper_guard.trace.baseline import Baseline
 
 if TYPE_CHECKING:
     from esper_guard.runtime.tracing import trace_layouts
-    from esper_guard.trace import LayoutTrace
+    from esper_guard.trace import LayoutEvent, LayoutTrace
 
 
 class Tracing:
@@ -52,29 +52,19 @@ class Tracing:
             return (yield)
         tracer = item.stash[_TRACER]
         del item.stash[_TRACER]  # a test that is run again has another one
-        held = []
+        held: list[LayoutEvent] = []
         try:
             with tracer as trace:
                 result = yield
             own = OwnLines.of(item)
             events = [event for event in trace.events if not own.excuse(event)]
             held = held_against(self._settings.fail_on, events) if self._settings.level != "off" else []
-            problem = None if marker is None else exceeds_marker(Marked.of(marker), trace, events)
-            if marker is not None and problem is None and trace.unseen:
-                _warn_of_unseen(item, trace)
-            if problem is None and not self._settings.update:
-                problem = exceeds_baseline(self._known, held)
+            problem = self._problem(item, marker, trace, events, held)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
             return result
         finally:
-            from esper_guard.trace.saved import encode
-
-            known = self._known.measure(held) if self._settings.update else {}
-            item.stash[_DONE] = (
-                encode(tracer.trace).decode(),
-                [[*place, *worst] for place, worst in known.items()],
-            )
+            item.stash[_DONE] = self._report_of(tracer.trace, held)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -87,6 +77,29 @@ class Tracing:
             setattr(report, TRACE, trace)
             setattr(report, KNOWN, known)
         return report
+
+    def _problem(
+        self,
+        item: pytest.Item,
+        marker: pytest.Mark | None,
+        trace: LayoutTrace,
+        events: Sequence[LayoutEvent],
+        held: Sequence[LayoutEvent],
+    ) -> str | None:
+        """What to fail a test for: first what its marker forbids, then what the session does."""
+        if marker is not None:
+            problem = exceeds_marker(Marked.of(marker), trace, events)
+            if problem is not None:
+                return problem
+            if trace.unseen:
+                _warn_of_unseen(item, trace)
+        return None if self._settings.update else exceeds_baseline(self._known, held)
+
+    def _report_of(self, trace: LayoutTrace, held: Sequence[LayoutEvent]) -> tuple[str, list[list[Any]]]:
+        from esper_guard.trace.saved import encode
+
+        known = self._known.measure(held) if self._settings.update else {}
+        return encode(trace).decode(), [[*place, *worst] for place, worst in known.items()]
 
     def _can_trace(self, item: pytest.Item) -> bool:
         try:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from esper_guard.runtime.expectations.error import Violation
 from esper_guard.runtime.expectations.leaves import (
     Path,
     is_among,
+    is_uninitialised,
     leaves_of,
     parts_of,
     spell,
@@ -137,7 +137,7 @@ class Check:
 
     def _tensor(self, expectation: Format | Same | Predicate, tensor: Tensor, path: Path, root: Path) -> None:
         """``root``: of the value that a relation compares as a whole."""
-        if is_lazy(tensor):
+        if is_uninitialised(tensor):
             return
         if isinstance(expectation, Predicate):
             if not expectation.function(tensor):

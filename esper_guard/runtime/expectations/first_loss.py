@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree
 
-from esper_guard.runtime.expectations.leaves import leaves_of
+from esper_guard.runtime.expectations.leaves import is_uninitialised, leaves_of
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides, layout_of
 from esper_guard.runtime.model_copy import check_module, copy_as_written
 from esper_guard.runtime.tracing import trace_layouts
@@ -59,7 +58,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _is_channels_last(tensor: Tensor) -> bool:
     return (
-        not is_lazy(tensor)
+        not is_uninitialised(tensor)
         and tensor.dim() in CHANNELS_LAST_FORMATS
         and has_strides(tensor)
         and layout_of(tensor).taken_for == "channels_last"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn import parameter
 from torch.utils import _pytree
 
 from esper_guard.runtime.expectations.places import Step, spelled
 
+_LAZY: Final[Any] = parameter.UninitializedTensorMixin  # type: ignore[attr-defined]
 Path: TypeAlias = "str | tuple[Path, Step]"
 """A name, or a step from where another path leads."""
 
@@ -34,7 +35,7 @@ def leaves_of(value: Any, path: Path) -> list[Leaf]:
 
 def _collect(value: Any, path: Path, found: list[Leaf], entered: dict[int, Any]) -> None:
     if isinstance(value, Tensor):
-        if not is_lazy(value):
+        if not is_uninitialised(value):
             found.append((path, value))
         return
     parts = parts_of(value)
@@ -46,6 +47,11 @@ def _collect(value: Any, path: Path, found: list[Leaf], entered: dict[int, Any])
         entered[id(value)] = value  # so that its id stays its own
     for step, part in parts:
         _collect(part, (path, step), found, entered)
+
+
+def is_uninitialised(tensor: Tensor) -> bool:
+    """Whether it is a parameter of a lazy module, without a shape."""
+    return isinstance(tensor, _LAZY)  # is_lazy(), which is no more than this, Dynamo can't follow
 
 
 def parts_of(value: Any) -> list[tuple[Step, Any]] | None:

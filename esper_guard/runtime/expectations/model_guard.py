@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.expectations.check import Check, References, remember
 from esper_guard.runtime.expectations.error import Violation
-from esper_guard.runtime.expectations.leaves import leaves_of
+from esper_guard.runtime.expectations.leaves import is_uninitialised, leaves_of
 from esper_guard.runtime.expectations.places import Place
 from esper_guard.runtime.expectations.switch import report, switch, warn
 from esper_guard.runtime.expectations.wanted import (
@@ -224,7 +223,7 @@ class guard:  # noqa: N801 - used like a function
             references = remember([(place, parameter) for place in compared])
             self._look(expectation, parameter.grad, f"{name}: gradient", references, made=True)
 
-        if parameter.requires_grad and _OUTPUT not in compared and not is_lazy(parameter):
+        if parameter.requires_grad and _OUTPUT not in compared and not is_uninitialised(parameter):
             handle = parameter.register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
             self._handles.append(handle)
 
