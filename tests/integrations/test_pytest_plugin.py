@@ -77,7 +77,7 @@ def test_after():
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A folder with a model, and settings that leave this process alone."""
-    for name in ("PYTEST_ADDOPTS", "COLUMNS"):
+    for name in ("PYTEST_ADDOPTS", "COLUMNS", "CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini("[pytest]\nlayout_hazards = off\n")
     pytester.makepyfile(model=MODEL)
