@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict, astuple
 
 from esper_guard.atomic import write_atomically
 from esper_guard.trace.event import Count, Kind, LayoutEvent, Phase
@@ -17,7 +18,7 @@ from esper_guard.trace.event import Count, Kind, LayoutEvent, Phase
 FORMAT: Final = "esper-guard layout baseline"
 
 
-class Known(NamedTuple):
+class Known(Struct, frozen=True, forbid_unknown_fields=True):
     """What an entry is recognised by: the text of a line rather than its number, which every edit above it changes."""
 
     file: str | None
@@ -47,13 +48,7 @@ class Worst(NamedTuple):
         return Worst(max(self.times, other.times), max(self.size, other.size))
 
 
-class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
-    file: str | None
-    code: str
-    kind: Kind
-    operator: str
-    change: str
-    phase: Phase
+class _Entry(Known, frozen=True):
     count: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     bytes: Count
 
@@ -88,12 +83,10 @@ class Baseline:
             saved = msgspec.json.decode(path.read_bytes(), type=_File)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path}: no layout baseline: {error}") from error
-        entries = {
-            Known(entry.file, entry.code, entry.kind, entry.operator, entry.change, entry.phase): Worst(
-                entry.count, entry.bytes
-            )
-            for entry in saved.entries
-        }
+        entries = {}
+        for entry in saved.entries:
+            *place, times, size = astuple(entry)
+            entries[Known(*place)] = Worst(times, size)
         return cls(path.parent, entries)
 
     def save(self, path: Path) -> None:
@@ -102,8 +95,8 @@ class Baseline:
         Raises:
             OSError: it can't be written.
         """
-        known = sorted(self.entries.items(), key=lambda item: [str(part) for part in item[0]])
-        entries = [_Entry(*place, count=worst.times, bytes=worst.size) for place, worst in known]
+        known = sorted(self.entries.items(), key=lambda item: [str(part) for part in astuple(item[0])])
+        entries = [_Entry(**asdict(place), count=worst.times, bytes=worst.size) for place, worst in known]
         saved = _File(format="esper-guard layout baseline", version=1, entries=entries)
         write_atomically(path, msgspec.json.format(msgspec.json.encode(saved), indent=1) + b"\n")
 

@@ -110,10 +110,14 @@ def _cost_cells(name: str, cost: Cost) -> tuple[str, ...]:
     return (size, copies, losses, others, other_size, internal, f"{_relative(name)}{_source(name)}")
 
 
+def source_of(location: str) -> str:
+    """The text of the line ``"file:line"``, without its indentation, if it still can be read."""
+    file, _, line = location.rpartition(":")
+    return linecache.getline(file, int(line)).strip() if file and line.isdecimal() else ""
+
+
 def _source(name: str) -> str:
-    """The line's text, if it still can be read."""
-    file, _, line = name.rpartition(":")
-    text = linecache.getline(file, int(line)).strip() if file and line.isdecimal() else ""
+    text = source_of(name)
     return f"  {text}" if text else ""
 
 

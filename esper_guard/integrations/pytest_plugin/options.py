@@ -155,11 +155,9 @@ def _where(config: pytest.Config, name: str) -> str:
 
 def _folder(config: pytest.Config, name: str) -> Path:
     """What paths are relative to: the current folder, or in a file that file's, as pytest's own are."""
-    return (
-        config.invocation_params.dir
-        if _is_option(config, name)
-        else (config.inipath or config.rootpath / "x").parent
-    )
+    if _is_option(config, name):
+        return config.invocation_params.dir
+    return config.rootpath if config.inipath is None else config.inipath.parent
 
 
 def _bool(config: pytest.Config, name: str) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
 from esper_guard.trace.sizes import format_size
-from esper_guard.trace.table import aligned, headline
+from esper_guard.trace.table import aligned, headline, source_of
 
 _TESTS = 3
 _HEADER = ("bytes", "copies", "losses", "internal", "line", "")
@@ -57,8 +56,6 @@ def _by_line(trace: LayoutTrace) -> dict[str, _Line]:
 
 def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
     cost = line.cost
-    file, _, number = location.rpartition(":")
-    code = linecache.getline(file, int(number)).strip() if file and number.isdecimal() else ""
     size = format_size(cost.bytes) if cost.bytes else ""
     return (
         size,
@@ -66,7 +63,7 @@ def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
         str(cost.losses or ""),
         str(cost.internal or ""),
         location.removeprefix(f"{root}{os.sep}"),
-        code,
+        source_of(location),
     )
 
 

@@ -48,14 +48,14 @@ class Totals:
         if content is None:
             return
         trace = decode(content)
-        known = getattr(report, KNOWN, ())
+        measured = getattr(report, KNOWN, ())
         delattr(report, TRACE)  # the terminal keeps all reports
         delattr(report, KNOWN)
         if self._trace is None:
             self._trace = LayoutTrace(trace.level, torch_version=trace.torch_version)
         self._trace.include(trace, (report.nodeid,))
         self._tests.add(report.nodeid)
-        for *place, times, size in known:
+        for *place, times, size in measured:
             known = Known(*place)
             self._measured[known] = self._measured.get(known, Worst()).at_least(Worst(times, size))
 

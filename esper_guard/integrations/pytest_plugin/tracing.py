@@ -96,10 +96,12 @@ class Tracing:
         return None if self._settings.update else exceeds_baseline(self._known, held)
 
     def _report_of(self, trace: LayoutTrace, held: Sequence[LayoutEvent]) -> tuple[str, list[list[Any]]]:
+        from msgspec.structs import astuple
+
         from esper_guard.trace.saved import encode
 
         known = self._known.measure(held) if self._settings.update else {}
-        return encode(trace).decode(), [[*place, *worst] for place, worst in known.items()]
+        return encode(trace).decode(), [[*astuple(place), *worst] for place, worst in known.items()]
 
     def _can_trace(self, item: pytest.Item) -> bool:
         try:

@@ -93,7 +93,7 @@ class Annotations:
         return pending
 
     def _read(self, name: str, annotation: Any) -> None:
-        hint = self._reader.evaluated(annotation, self._reader.names)
+        hint = self._reader.evaluated(annotation)
         if name == "return":
             if self._generates:
                 hint = (typing.get_args(hint) or (None,))[0] if typing.get_origin(hint) in _YIELDING else None

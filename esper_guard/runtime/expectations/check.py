@@ -85,8 +85,8 @@ class Check:
             self._container(expectation, value, path)
 
     def place(self, expectation: Expectation, place: Place, value: Any, optional: bool) -> None:
-        """Look at what a place leads to from the value of its name; ``optional``: keywords that need not be given."""
-        if optional and place.steps and place.steps[0][1] not in value:
+        """Look at what the steps of a place lead to; ``optional``: from keywords, which need not be given."""
+        if optional and place.steps[0][1] not in value:
             return
         try:
             found = place.of(value)

@@ -62,10 +62,11 @@ class HintReader:
         """Everything is read, so that nothing need be kept alive."""
         self._scopes = ()
 
-    def evaluated(self, annotation: Any, names: Mapping[str, Any]) -> Any:
-        """An annotation without text in it."""
+    def evaluated(self, annotation: Any, names: Mapping[str, Any] | None = None) -> Any:
+        """An annotation without text in it; ``names``: other ones than those in scope."""
         if not _is_text(annotation):
             return annotation
+        names = self.names if names is None else names
         holder = type("Holder", (), {"__annotations__": {"it": annotation}})  # a class may have a ClassVar
         try:
             hints = typing.get_type_hints(holder, dict(names), dict(names), include_extras=True)

@@ -178,10 +178,8 @@ class guard:  # noqa: N801 - used like a function
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             __tracebackhide__ = True
-            if torch.compiler.is_compiling():
-                references = references_of(args, kwargs) if compared else {}
-            else:
-                references = entered.leave(module) if compared else {}
+            compiling = torch.compiler.is_compiling()
+            references = references_of(args, kwargs) if compiling else entered.leave(module)
             self._look(expectation, output, path, references, made=True)
 
         def references_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> References:
