@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from esper_guard.runtime.expectations.error import MemoryFormatError
 from esper_guard.runtime.expectations.switch import deliver
 from esper_guard.runtime.expectations.wrapper import as_itself
-from esper_guard.runtime.tracing.steps import awaitable, step
+from esper_guard.runtime.tracing.steps import within
 from esper_guard.runtime.tracing.tracer import trace_layouts
 from esper_guard.trace.budget import check_bound
 from esper_guard.trace.sizes import parse_size
@@ -41,7 +41,7 @@ class Bounds(NamedTuple):
         return self.copies is not None or self.size is not None
 
 
-class _Bounded:
+class _Bounded(AbstractContextManager[None]):
     """Traces one call, in as many pieces as it runs, and reports after each if it has copied more by then."""
 
     def __init__(self, bounds: Bounds, where: str) -> None:
@@ -72,63 +72,12 @@ class _Bounded:
 
 def bounded(function: Callable[..., Any], bounds: Bounds, where: str) -> Callable[..., Any]:
     """The function, each call of which is traced and may not copy more. Compiled code runs as it is."""
-    made = _traced(function, lambda: _Bounded(bounds, where), torch.compiler.is_compiling, step, awaitable)
+
+    def context() -> AbstractContextManager[Any]:
+        return nullcontext() if torch.compiler.is_compiling() else _Bounded(bounds, where)
+
+    made = within(function, context)
     # With the function's own globals: torch.jit.script reads its source.
     names = getattr(function, "__globals__", made.__globals__)
     own = types.FunctionType(made.__code__, names, closure=made.__closure__)
     return as_itself(own, function)
-
-
-def _traced(
-    function: Callable[..., Any],
-    bounded_call: Callable[[], _Bounded],
-    is_compiling: Callable[[], bool],
-    step: Callable[..., Any],
-    awaitable: Callable[..., Any],
-) -> types.FunctionType:
-    """A function without globals of this file."""
-    if inspect.isasyncgenfunction(function):
-
-        async def each(*args: Any, **kwargs: Any) -> Any:
-            call = bounded_call()
-            inner = function(*args, **kwargs)
-            proceed = inner.asend(None)
-            while True:
-                try:
-                    value = await awaitable(step(call, proceed.__await__()))
-                except StopAsyncIteration:
-                    return
-                except BaseException:
-                    await inner.aclose()
-                    raise
-                try:
-                    proceed = inner.asend((yield value))
-                except BaseException as error:  # noqa: BLE001 - it is the generator's to handle
-                    proceed = inner.athrow(error)
-
-        return each  # type: ignore[return-value]
-    if inspect.iscoroutinefunction(function):
-
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            return await awaitable(step(bounded_call(), function(*args, **kwargs).__await__()))
-
-        return awaited  # type: ignore[return-value]
-    if inspect.isgeneratorfunction(function):
-
-        def generated(*args: Any, **kwargs: Any) -> Any:
-            inner = function(*args, **kwargs)
-            try:
-                return (yield from step(bounded_call(), inner))
-            finally:
-                inner.close()
-
-        return generated  # type: ignore[return-value]
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        if is_compiling():
-            return function(*args, **kwargs)
-        with bounded_call():
-            return function(*args, **kwargs)
-
-    return called  # type: ignore[return-value]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import glob
-import inspect
 import multiprocessing.util
 import os
 import threading
@@ -22,7 +21,7 @@ from esper_guard.nearest import did_you_mean
 from esper_guard.runtime.decorating import check_decorated
 from esper_guard.runtime.tracing import compiled, kernel_copies
 from esper_guard.runtime.tracing.mode import DeepTracingMode, TracingMode
-from esper_guard.runtime.tracing.steps import awaitable, step
+from esper_guard.runtime.tracing.steps import within
 from esper_guard.trace.event import Level
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.saved import path_of
@@ -125,29 +124,9 @@ class trace_layouts:  # noqa: N801 - used like a function
 
     def __call__(self, function: Function) -> Function:
         check_decorated(function, "trace_layouts", "with trace_layouts() as trace:")
-        wrapped = functools.wraps(function)(self._traced(function))
+        wrapped = functools.wraps(function)(within(function, lambda: self))
         wrapped.layout_trace = self.trace  # type: ignore[attr-defined]
         return cast(Function, wrapped)
-
-    def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if inspect.iscoroutinefunction(function):
-
-            async def traced(*args: Any, **kwargs: Any) -> Any:
-                return await awaitable(step(self, function(*args, **kwargs).__await__()))
-
-            return traced
-        if inspect.isgeneratorfunction(function):
-
-            def generated(*args: Any, **kwargs: Any) -> Any:
-                return (yield from step(self, function(*args, **kwargs)))
-
-            return generated
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return called
 
     def _begin(self, entered: _Entered) -> None:
         deep = self.trace.level == "deep"
