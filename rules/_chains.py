@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import libcst as cst
 
 if TYPE_CHECKING:
+    from esper_guard.lint.finding import Edit
     from esper_guard.lint.flow import Flow
 
 
@@ -80,3 +81,49 @@ def attribute_read(flow: Flow, node: cst.BaseExpression) -> cst.Attribute | None
         isinstance(around, (cst.AugAssign, cst.AnnAssign)) and around.target is parent
     )
     return None if is_called or is_target else parent
+
+
+def removal(flow: Flow, copy: Copy) -> Edit | None:
+    """The edit that takes the copy out and leaves its receiver; None where a comment would be lost."""
+    positions = flow.positions
+    start, end = positions.span(copy.call)
+    text = positions.source.text
+    if is_rebinding(flow, copy):
+        return None
+    if copy.argument is not None and (copy.method == "clone" or len(copy.call.args) > 1):
+        return _without_argument(flow, copy)
+    if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
+        receiver_start, receiver_end = positions.span(copy.receiver)
+        before, after = text[start:receiver_start], text[receiver_end:end]
+        written = text[receiver_start:receiver_end]
+        if not isinstance(copy.receiver, (cst.Name, cst.Attribute, cst.Subscript, cst.Call)):
+            written = f"({written})"
+        return None if "#" in before + after else positions.edit(start, end, written)
+    start = positions.span(copy.call.func.dot)[0]
+    while text[start - 1] in " \t\r\n" or (text[start - 1] == "\\" and text[start] in "\r\n"):
+        start -= 1
+    if "#" in text[text.rfind("\n", 0, start) + 1 : start] and start != positions.span(copy.call.func.dot)[0]:
+        start = positions.span(copy.call.func.dot)[0]
+    return None if "#" in text[start:end] else positions.edit(start, end)
+
+
+def is_rebinding(flow: Flow, copy: Copy) -> bool:
+    """``x = x.contiguous()``: without the copy nothing is left worth keeping, so no fix is offered."""
+    parent = flow.parent(copy.call)
+    targets = [parent.target] if isinstance(parent, cst.NamedExpr) else flow.assigned_to(copy.call)
+    return any(target.deep_equals(copy.receiver) for target in targets)
+
+
+def _without_argument(flow: Flow, copy: Copy) -> Edit | None:
+    """Take ``memory_format=...`` out of the arguments, with the comma before it (or after it, if it is first)."""
+    assert copy.argument is not None
+    positions, args = flow.positions, list(copy.call.args)
+    index = args.index(copy.argument)
+    start, end = positions.span(copy.argument)
+    if len(args) == 1:
+        end = positions.span(copy.call)[1] - 1  # a trailing comma goes, too
+    elif index > 0:
+        start = positions.span(args[index - 1])[1]
+    else:
+        end = positions.span(args[1])[0]
+    return None if "#" in positions.source.text[start:end] else positions.edit(start, end)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from esper_guard.lint.flow.evidence import dotted
+from esper_guard.lint.flow.dotted import dotted
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow

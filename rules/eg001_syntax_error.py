@@ -47,3 +47,4 @@ class SyntaxErrorInFile(Rule):
     code = "EG001"
     name = "syntax-error"
     severity = Severity.ERROR
+    no_proof = "what can not be parsed can not be run"

@@ -58,6 +58,7 @@ class UnusedSuppression(Rule):
     code = "EG002"
     name = "unused-suppression"
     severity = Severity.WARNING
+    no_proof = "it judges comments: there is nothing to run"
 
     valid = (
         "y = x.contiguous().detach()  # noqa: EG101\n",

@@ -61,7 +61,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from esper_guard.lint.rule import Edit, Finding, Fix, Invalid, Rule, Severity
+from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -180,6 +180,11 @@ class UnconditionalContiguousDetach(Rule):
         Invalid("def f(x):\n    if not x.is_contiguous():\n        return lambda: x.contiguous().detach()\n"),
         Invalid("def f(x):\n    return f'{x.contiguous().detach()}'\n"),
     )
+    proof = Proof(
+        Claim.COPIES,
+        flagged="def run(x):\n    return x.contiguous().detach()\n",
+        recommended="def run(x):\n    return x.detach()\n",
+    )
 
     @classmethod
     def may_apply(cls, code: str) -> bool:
@@ -199,6 +204,8 @@ class UnconditionalContiguousDetach(Rule):
 
     def _finding(self, flow: Flow, copy: Copy, detached: list[cst.BaseExpression]) -> Finding:
         from esper_guard.lint.flow import ContiguityTest
+
+        from ._chains import removal
 
         positions = flow.positions
         chain = _chain(flow, copy.call, detached)
@@ -221,7 +228,7 @@ class UnconditionalContiguousDetach(Rule):
         if copy.method == "to" and len(copy.call.args) > 1:
             advice = "leave `memory_format` out: `to` then keeps the memory format"
         in_place = any(_is_in_place(flow, node) for node in (*detached, *_between(flow, copy.call, detached)))
-        edit = None if in_place else _removal(flow, copy)
+        edit = None if in_place else removal(flow, copy)
         mend = "Remove the copy"
         if not useless:
             mend += f"; strides and aliasing change: the result is laid out like `{receiver}`, and may share its memory"
@@ -287,32 +294,6 @@ def _chain(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> cs
     return None
 
 
-def _removal(flow: Flow, copy: Copy) -> Edit | None:
-    """The edit that takes the copy out and leaves its receiver; None where a comment would be lost."""
-    import libcst as cst
-
-    positions = flow.positions
-    start, end = positions.span(copy.call)
-    text = positions.source.text
-    if _is_rebinding(flow, copy):
-        return None
-    if copy.argument is not None and (copy.method == "clone" or len(copy.call.args) > 1):
-        return _argument_removal(flow, copy)
-    if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
-        receiver_start, receiver_end = positions.span(copy.receiver)
-        before, after = text[start:receiver_start], text[receiver_end:end]
-        written = text[receiver_start:receiver_end]
-        if not isinstance(copy.receiver, (cst.Name, cst.Attribute, cst.Subscript, cst.Call)):
-            written = f"({written})"
-        return None if "#" in before + after else positions.edit(start, end, written)
-    start = positions.span(copy.call.func.dot)[0]
-    while text[start - 1] in " \t\r\n" or (text[start - 1] == "\\" and text[start] in "\r\n"):
-        start -= 1
-    if "#" in text[text.rfind("\n", 0, start) + 1 : start] and start != positions.span(copy.call.func.dot)[0]:
-        start = positions.span(copy.call.func.dot)[0]
-    return None if "#" in text[start:end] else positions.edit(start, end)
-
-
 def _between(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> list[cst.CSTNode]:
     """The syntax between the copy and what detaches it, if they stand in one expression."""
     nodes: list[cst.CSTNode] = []
@@ -331,27 +312,3 @@ def _is_in_place(flow: Flow, node: cst.CSTNode) -> bool:
 
     name = unbound(flow, node)[1] if isinstance(node, cst.Call) else ""
     return name.endswith("_") and name != "requires_grad_"
-
-
-def _is_rebinding(flow: Flow, copy: Copy) -> bool:
-    """``x = x.contiguous()``: without the copy nothing is left worth keeping, so no fix is offered."""
-    import libcst as cst
-
-    parent = flow.parent(copy.call)
-    targets = [parent.target] if isinstance(parent, cst.NamedExpr) else flow.assigned_to(copy.call)
-    return any(target.deep_equals(copy.receiver) for target in targets)
-
-
-def _argument_removal(flow: Flow, copy: Copy) -> Edit | None:
-    """Take ``memory_format=...`` out of the arguments, with the comma before it (or after it, if it is first)."""
-    assert copy.argument is not None
-    positions, args = flow.positions, list(copy.call.args)
-    index = args.index(copy.argument)
-    start, end = positions.span(copy.argument)
-    if len(args) == 1:
-        end = positions.span(copy.call)[1] - 1  # a trailing comma goes, too
-    elif index > 0:
-        start = positions.span(args[index - 1])[1]
-    else:
-        end = positions.span(args[1])[0]
-    return None if "#" in positions.source.text[start:end] else positions.edit(start, end)

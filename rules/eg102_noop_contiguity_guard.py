@@ -50,7 +50,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from esper_guard.lint.rule import Finding, Fix, Invalid, Rule, Severity
+from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -94,6 +94,12 @@ class NoopContiguityGuard(Rule):
         ),
         Invalid("def f(x):\n    if x.is_contiguous():\n        return x\n    return x.contiguous()\n"),
         Invalid("def f(self):\n    self.b = self.b if self.b.is_contiguous() else self.b.contiguous()\n"),
+    )
+    proof = Proof(
+        Claim.COPIES,
+        flagged="def run(x):\n    return x if x.is_contiguous() else x.contiguous()\n",
+        recommended="def run(x):\n    nhwc = torch.channels_last\n"
+        "    return x if x.is_contiguous() or x.is_contiguous(memory_format=nhwc) else x.contiguous()\n",
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from esper_guard.lint.rule import Finding, Fix, Invalid, Rule, Severity
+from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -87,7 +87,7 @@ _SET_ADD = re.compile(rf"(?:^|[;:])[ \t]*({_PLACE})\.add[ \t]*\(", re.MULTILINE)
 # Without one of these words there is no evidence of a tensor.
 _EVIDENCE = "|".join(
     """
-    [tT]ensor torch loader functional grad\\b unsqueeze permute masked_ repeat_interleave requires_grad_ contiguous expand_as
+    [tT]ensor torch loader functional grad\\b unsqueeze permute masked_ repeat_interleave requires_grad_ contiguous expand_as max_new_tokens num_beams
     view_as detach_ zero_ fill_ input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps addcmul
     addcdiv addmm baddbmm bfloat16_ \\bbmm clamp_ copy_ data_ptr div_ exp_ index_ log_softmax logical_not mul_ new_empty
     \\b(?:as_strided|resize|resize_as|set|squeeze|swapaxes|swapdims|t|transpose)_\\b swap_tensors new_full new_ones new_zeros normal_ pin_memory rsqrt scatter_ sub_ uniform_
@@ -124,6 +124,8 @@ class DiscardedTensorResult(Rule):
         "def f(x, d):\n    x.to(d)\n",
         "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = x.to(d)\n    return x\n",
         "import torch\ndef f(x: torch.Tensor):\n    x.add_(1)\n    x.requires_grad_()\n    x.item()\n",
+        "def f(m, d):\n    ids = m.generate(max_new_tokens=9, return_dict_in_generate=True)\n    ids.to(d)\n    return ids\n",
+        "def f(m, d):\n    ids = m.generate(d)\n    ids.to(d)\n    return ids\n",
         "import torch\ndef f(x: torch.Tensor):\n    x.backward()\n    x.cpu()\n",
         "import torch, pytest\ndef f(x: torch.Tensor):\n    with pytest.raises(RuntimeError):\n        x.view(7)\n",
         "import torch\ndef f(x: torch.Tensor):\n    try:\n        x.view(-1)\n    except RuntimeError:\n        pass\n",
@@ -140,6 +142,9 @@ class DiscardedTensorResult(Rule):
             message="`x.to(d)`",
         ),
         Invalid("import torch\ndef f(x: torch.Tensor):\n    x.detach()\n    return x\n"),
+        Invalid(
+            "def f(self, d, **inputs):\n    ids = self.model.generate(**inputs, max_new_tokens=9)\n    ids.to(d)\n    return ids\n"
+        ),
         Invalid("from torch import Tensor\ndef f(x: Tensor | None, d):\n    x.to(d)\n    return x\n"),
         Invalid("import torch\ndef f(x, d):\n    if isinstance(x, torch.Tensor):\n        x.to(d)\n"),
         Invalid(
@@ -158,6 +163,12 @@ class DiscardedTensorResult(Rule):
         Invalid(
             "import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n"
         ),
+    )
+    proof = Proof(
+        Claim.NOTHING,
+        flagged="def run(x: torch.Tensor):\n    x.to(torch.float64)\n    x.clamp(0, 1)\n    x.permute(0, 2, 3, 1)\n    return x\n",
+        recommended="def run(x: torch.Tensor):\n    x = x.to(torch.float64)\n    return x\n",
+        reference="inputs[0]",
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from esper_guard.lint.engine import (
 )
 from esper_guard.lint.files import SourceFile, discover, matches
 from esper_guard.lint.finding import Finding, Severity
+from esper_guard.lint.project import mentions_channels_last, root_of
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.select import UnknownCodeError, check_specifier, selected, without
 
@@ -111,6 +112,10 @@ class Check:
             self._fixed = [self._overridden(configuration.defaults())]
         self._projects: dict[str, Project] = {}
         self._codes: dict[Project, frozenset[str]] = {}
+        self._mentions: dict[str, bool] = {}
+        self._only_with_channels_last = frozenset(
+            code for code, rule in all_rules().items() if rule.only_with_channels_last
+        )
         self.project = self.project_of(os.getcwd())
 
     # -- settings -------------------------------------------------------------------------------------------------
@@ -145,7 +150,35 @@ class Check:
         for pattern, ignored in project.config.per_file_ignores.items():
             if matches((pattern,), absolute, project.folder):
                 codes = without(codes, ignored)
-        return codes
+        return codes if self._uses_channels_last(project) else codes - self._only_with_channels_last
+
+    def _uses_channels_last(self, project: Project) -> bool:
+        """As far as is known: with "auto", a project does until a finding makes it worth looking."""
+        assumed = project.config.assume_channels_last
+        return self._mentions.get(project.folder, True) if assumed == "auto" else assumed
+
+    def _without_impossible(self, reports: list[Report]) -> list[Report]:
+        """Leave out what can't happen in a project that never uses channels_last (`assume-channels-last = "auto"`)."""
+        doubtful = [r for r in reports if any(f.code in self._only_with_channels_last for f in r.findings)]
+        for report in doubtful:
+            project = self.project_of(os.path.dirname(os.path.abspath(report.path)))
+            if project.config.assume_channels_last == "auto" and project.folder not in self._mentions:
+                self._mentions[project.folder] = self._mentioned_around(report.path)
+        return [self._possible(report) for report in reports]
+
+    def _possible(self, report: Report) -> Report:
+        codes = self.codes_for(report.path)
+        findings = [
+            f for f in report.findings if f.code in codes or f.code not in self._only_with_channels_last
+        ]
+        return msgspec.structs.replace(report, findings=findings)
+
+    def _mentioned_around(self, path: str) -> bool:
+        """Whether any file of the project around ``path``, or of what is checked besides, mentions channels_last."""
+        paths = [*self.options.paths, root_of(path)] if path != "-" else [os.getcwd()]
+        found = any(mentions_channels_last(file.path) for file in discover(paths, self.project_of))
+        self._say(f"channels_last is {'used' if found else 'not used'} around {path}")
+        return found
 
     def _selected(self, project: Project) -> frozenset[str]:
         config, options = project.config, self.options
@@ -189,7 +222,8 @@ class Check:
             found.append(file)
         if not found:
             self._warn("no Python files found under the given paths")
-        return list(check_files(found, self.codes_for, self.options.jobs or _processors()))
+        reports = list(check_files(found, self.codes_for, self.options.jobs or _processors()))
+        return [r for r in self._without_impossible(reports) if r.findings or r.crash]
 
     def _standard_input(self) -> int:
         options = self.options
@@ -202,8 +236,11 @@ class Check:
             if options.fix and not options.diff:
                 sys.stdout.buffer.write(data)
             return CLEAN
+        (report,) = self._without_impossible(
+            [with_deep_stack(lambda: check_content(name, data, codes, True))]
+        )
+        codes = self.codes_for(name)
         if not (options.fix or options.diff):
-            report = with_deep_stack(lambda: check_content(name, data, codes, True))
             return self._finish([report] if report.findings or report.crash else [], [])
         done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe(name)))
         if options.diff:

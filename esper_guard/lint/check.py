@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from esper_guard.lint import scan
 from esper_guard.lint.finding import Finding
 from esper_guard.lint.parse import check_syntax, parse_module, without_garbage_collection
+from esper_guard.lint.project import is_test
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Rule
 from esper_guard.lint.source import Location, Source, SourceError
@@ -49,6 +51,8 @@ def check_source(
         SourceError: the file can't be parsed.
     """
     data = source.text.encode("utf-8", "surrogatepass").replace(b"\r", b"\n")
+    if is_test(source.path):
+        codes = {code for code in codes if all_rules()[code].in_tests}
     rules = _rules(codes)
     hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
     if not hit and not (
@@ -108,8 +112,10 @@ def _run_rules(
 
     from esper_guard.lint.flow import analyse
     from esper_guard.lint.flow.positions import Positions
+    from esper_guard.lint.modules import Classes
 
     findings: list[Finding] = []
+    classes = Classes(source.text, masked.code, names)
     for piece in pieces:
         try:
             module = parse_module(piece.text)
@@ -121,7 +127,8 @@ def _run_rules(
                 used, rebound = names_in_functions(masked.code), names_declared_global(masked.code)
                 flow = analyse(root, names, positions, used, rebound)
             else:
-                flow = analyse(root, names, positions)
+                start = piece.start if piece.kind == "function" else positions.span(root)[0]
+                flow = analyse(root, names, positions, attribute=partial(classes.attribute, start))
             for rule in piece.rules:
                 findings += rule().check(flow)
     return findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
 import sys
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from esper_guard.lint.suppress import Suppressions
 
 
-__all__ = ["Edit", "Finding", "Fix", "Invalid", "Rule", "Severity", "Trigger"]
+__all__ = ["Claim", "Edit", "Finding", "Fix", "Invalid", "Proof", "Rule", "Severity", "Trigger"]
 
 Trigger = bytes | Callable[[bytes], bool]
 
@@ -32,6 +33,38 @@ class Invalid(msgspec.Struct, frozen=True):
     findings: int = 1
     fixed: str | None = None
     message: str | None = None
+
+
+class Claim(enum.Enum):
+    """What running the flagged code shows, and the recommended code does not. The values are the same otherwise."""
+
+    COPIES = "copies bytes of the tensor on every call"
+    LOSES = "gives a result that is no longer channels_last"
+    RAISES = "raises"
+    WRONG = "gives a wrong result"
+    NOTHING = "does nothing"
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """Code that shows by running what a rule claims; the tests lint it and run it.
+
+    ``flagged`` and ``recommended`` define ``run``, which is called with what ``inputs`` (an expression) makes anew for
+    each; ``setup`` comes before all of them. The rule has to flag the one and stay silent on the other.
+
+    COPIES: ``run(*inputs)`` copies at least as many bytes as the first input has, the recommended code none, with equal
+    results. LOSES: the result is channels_last with the recommended code only, with equal values. RAISES: only the
+    flagged code raises ``error``. WRONG: the result differs from that of ``recommended``; ``reference``, an expression
+    over a fresh ``inputs``, is what is right. NOTHING: the flagged code leaves its first input, and returns, what
+    ``reference`` is; the recommended code does not.
+    """
+
+    claim: Claim
+    flagged: str
+    recommended: str
+    inputs: str = "(torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last),)"
+    setup: str = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n"
+    error: str = ""
+    reference: str = ""
 
 
 class Rule:
@@ -47,6 +80,13 @@ class Rule:
     severity: ClassVar[Severity]
     default: ClassVar[bool] = True
     triggers: ClassVar[tuple[Trigger, ...]] = ()
+    only_with_channels_last: ClassVar[bool] = False
+    """Whether the mistake can't happen in a project without channels_last (`assume-channels-last`)."""
+    in_tests: ClassVar[bool] = True
+    """Whether it is one in a test, too, where tensors are laid out in every way on purpose."""
+    proof: ClassVar[Proof | None] = None
+    no_proof: ClassVar[str] = ""
+    """Why nothing can be run to prove it."""
     valid: ClassVar[tuple[str, ...]] = ()
     invalid: ClassVar[tuple[Invalid, ...]] = ()
 

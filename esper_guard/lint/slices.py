@@ -40,6 +40,7 @@ class Slice(NamedTuple):
     first_row: int  # what to add to a row of ``text`` for the row of the file
     kind: Literal["function", "module", "file"]  # "module": the bodies of the functions are cut out
     rules: Sequence[type[Rule]]
+    start: int = 0  # where it begins in the file
 
     def roots(self, module: cst.Module) -> Iterator[cst.Module | cst.FunctionDef]:
         """What to analyse in the parsed slice: each function by itself, and the module around them."""
@@ -93,8 +94,8 @@ def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -
     # A form feed starts the count of an indentation anew, which LibCST doesn't know; a blank keeps the columns.
     source = source[:indent].replace("\f", " ") + source[indent:]
     if indent:
-        return Slice(f"if True:\n{source}", row - 1, "function", rules)
-    return Slice(source, row, "function", rules)
+        return Slice(f"if True:\n{source}", row - 1, "function", rules, function.start)
+    return Slice(source, row, "function", rules, function.start)
 
 
 def without_bodies(text: str, functions: Sequence[Function]) -> str:
@@ -114,7 +115,7 @@ def outermost_functions(code: str) -> Iterator[Function]:
     position = 0
     while header := _DEF.search(code, position):
         body = _signature_end(code, header.end())
-        end = _block_end(code, body, header[1].rpartition("\f")[2])
+        end = block_end(code, body, header[1].rpartition("\f")[2])
         yield Function(header.start(), body, end)
         position = end
 
@@ -138,7 +139,7 @@ def _dedent(indent: str) -> re.Pattern[str]:
     return re.compile(rf"\n(?!\f*{re.escape(indent)}[ \t])(?=[ \t\f]*[^\s])")
 
 
-def _block_end(code: str, body: int, indent: str) -> int:
+def block_end(code: str, body: int, indent: str) -> int:
     depth, counted = 0, body
     for match in _dedent(indent).finditer(code, body):
         end = match.start()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from esper_guard.operators import why_lost
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.sizes import format_size
 
@@ -50,10 +51,20 @@ def render_trace(trace: LayoutTrace, rows: int = ROWS) -> str:
 
 
 def render_notes(trace: LayoutTrace) -> str:
-    """Where the format was lost first, and what could not be seen."""
+    """Where the format was lost first, why operators of the costliest events lose it, and what could not be seen."""
     first = trace.first_loss
     lost = [] if first is None else [f"channels_last first became NCHW at {describe_place(first)}"]
+    reasons = dict.fromkeys(filter(None, map(why, costliest(trace.events)[:ROWS])))
+    lost += [f"why: {reason}" for reason in reasons]
     return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
+
+
+def why(event: LayoutEvent) -> str | None:
+    """``"softmax writes NCHW whatever it reads (CPU)"``; None if it is no loss, or the table of operators can't tell."""
+    of_a_gradient = event.is_copy and event.phase == "backward"  # which the line of the forward doesn't name
+    if not event.leaves_channels_last or event.kind == "explicit" or of_a_gradient:
+        return None
+    return why_lost(event.operator, event.device, source_of(event.location))
 
 
 def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) -> str:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from esper_guard.lint.check import check_bytes, check_source
 from esper_guard.lint.engine import fix_content
+from esper_guard.lint.flow.layouts import MADE, Layout, Origin
 from esper_guard.lint.flow.values import ALL_RANKS, ContiguityTest, Facts, Kind
 from esper_guard.lint.masking import MaskingError, mask
+from esper_guard.lint.modules import Made
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.source import Source
 
@@ -154,6 +156,11 @@ FACTS = st.builds(
     st.frozensets(
         st.builds(ContiguityTest, st.sampled_from(["contiguous_format", "channels_last"]), st.booleans())
     ),
+    st.none(),
+    st.sampled_from(
+        [None, MADE, Layout((0, 2, 3, 1), Origin.ASSUMED), Layout((0, 2, 3, 1), Origin.CONVERTED)]
+    ),
+    st.frozensets(st.sampled_from([Made("torch.nn.Conv2d"), Made("torch.nn.Linear"), Made("None")])),
 )
 
 

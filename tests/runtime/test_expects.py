@@ -857,7 +857,8 @@ class TestErrors:
             return x.softmax(1)
 
         line = inspect.getsourcelines(function.__wrapped__.__wrapped__)[1] + 2  # type: ignore[attr-defined]
-        lost = f"lost at: {__file__}:{line}: aten._softmax.default"
+        why = "softmax writes NCHW whatever it reads (CPU)"
+        lost = f"lost at: {__file__}:{line}: aten._softmax.default; {why}\n"
         assert lost.replace(f"{__file__}", "tests/runtime/test_expects.py") in problem(
             function, GOOD
         ).replace(__file__, "tests/runtime/test_expects.py")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from esper_guard import Cost, LayoutEvent, LayoutTrace, load_trace, merge
 from esper_guard.trace.saved import schema
 from esper_guard.trace.sizes import format_size, parse_size
-from esper_guard.trace.table import render_costs
+from esper_guard.trace.table import render_costs, why
 from esper_guard.trace.tally import prototype_of
 from tests.conftest import ROOT, run_python
 
@@ -355,9 +355,31 @@ class TestText:
         assert lines[2].split() == ["bytes", "times", "kind", "what", "where"]
         assert lines[3].split("float32")[1].split() == ["model.py:50"]
         assert [line.split()[-1] for line in lines[3:9]][-1] == "(features.3)"
-        assert lines[-1] == (
-            "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default"
-        )
+        assert lines[-2:] == [
+            "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default",
+            "why: softmax writes NCHW whatever it reads (CPU)",
+        ]
+
+    def test_each_reason_is_given_once_and_only_for_what_nobody_asked_for(self, tmp_path: Path) -> None:
+        source = tmp_path / "model.py"
+        source.write_text("y = F.instance_norm(x)\nz = x.contiguous()\n")
+        copy = {"file": str(source), "line": 1}
+        softmax = {"kind": "loss", "operator": "aten._softmax.default"}
+        assert why(event(**copy)) == "instance_norm writes NCHW whatever it reads (CPU)"
+        for silent in (
+            event(),
+            event(**copy, phase="backward"),
+            event(**copy, source="nchw", destination="channels_last"),
+            event(**copy, changes_format=False),
+            event(**softmax, device="cuda:0"),
+            event(**{**copy, "line": 2, "kind": "explicit"}),
+        ):
+            assert why(silent) is None
+        text = str(trace_of(event(**softmax), event(**softmax, line=2), event(**copy)))
+        assert [line for line in text.splitlines() if line.startswith("why")] == [
+            "why: instance_norm writes NCHW whatever it reads (CPU)",
+            "why: softmax writes NCHW whatever it reads (CPU)",
+        ]
 
     def test_costs_show_the_columns_that_say_something(self) -> None:
         lines = render_costs("line", trace_of(EVENTS[0]).by_line()).splitlines()

@@ -6,20 +6,22 @@ same value whose outcome every path to the point has in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import libcst as cst
 
-from esper_guard.lint.flow import evidence
+from esper_guard.lint.flow.dotted import dotted
 from esper_guard.lint.flow.evidence import can_be_image
 from esper_guard.lint.flow.places import place_of
 from esper_guard.lint.flow.positions import Positions
 from esper_guard.lint.flow.statements import Statements, paired
 from esper_guard.lint.flow.values import NOTHING, ContiguityTest, Facts, Kind, State, Value, Values
 from esper_guard.lint.imports import Names
+from esper_guard.lint.modules import Made
 
 __all__ = ["ContiguityTest", "Facts", "Flow", "Kind", "analyse", "can_be_image"]
 
+Attribute = Callable[[str], frozenset[Made]]
 _LOADS = (cst.Name, cst.Attribute, cst.Subscript)
 
 
@@ -27,11 +29,18 @@ class Flow:
     """What the walk saw. Calls and statements come in the order of evaluation, each once."""
 
     def __init__(
-        self, names: Names, positions: Positions, is_module: bool, used_in_functions: frozenset[str]
+        self,
+        names: Names,
+        positions: Positions,
+        is_module: bool,
+        used_in_functions: frozenset[str],
+        attribute: Attribute,
     ) -> None:
         self.names = names
         self.positions = positions
         self.is_module = is_module
+        self.attribute = attribute
+        self.callees: dict[cst.Call, frozenset[Made]] = {}
         self.parents: dict[cst.CSTNode, cst.CSTNode] = {}
         self.statements: list[cst.Expr] = []
         self.latest: dict[cst.CSTNode, Value] = {}
@@ -64,7 +73,7 @@ class Flow:
         if name not in self.outer or name in self.volatile or len(self.bound.get(name, ())) > 1:
             return NOTHING
         facts = self.outer[name][1]
-        return Facts(facts.kind, facts.ranks)
+        return Facts(facts.kind, facts.ranks, made=facts.made)
 
     # -- what rules ask -------------------------------------------------------------------------------------------
 
@@ -88,7 +97,7 @@ class Flow:
 
     def origin(self, node: cst.BaseExpression) -> str:
         """The full name of a module's attribute (``torch.detach``), through aliases; ``""`` for anything else."""
-        written = evidence.dotted(node)
+        written = dotted(node)
         if written is None or ("." in written and self._is_bound_here(node)):
             return ""
         return self.names.resolve_function(written)
@@ -201,12 +210,14 @@ def analyse(
     positions: Positions,
     used_in_functions: frozenset[str] = frozenset(),
     rebound_in_functions: frozenset[str] = frozenset(),
+    attribute: Attribute = lambda _: frozenset(),
 ) -> Flow:
     """Walk one function, or a module without the bodies of its functions.
 
-    For a module, the last two say which names its functions read, and which they declare ``global``.
+    For a module, the two sets say which names its functions read, and which they declare ``global``. ``attribute``
+    says what the class around a method assigns to an attribute of ``self``.
     """
-    flow = Flow(names, positions, isinstance(root, cst.Module), used_in_functions)
+    flow = Flow(names, positions, isinstance(root, cst.Module), used_in_functions, attribute)
     flow.volatile = rebound_in_functions if flow.is_module else _declared_elsewhere(root)
     walker = Statements(flow, names, flow.values)
     if isinstance(root, cst.Module):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import libcst as cst
 
-from esper_guard.lint.flow.evidence import dotted, from_type
+from esper_guard.lint.flow.dotted import dotted
+from esper_guard.lint.flow.evidence import from_type
 from esper_guard.lint.flow.values import (
     ALL_RANKS,
     NOTHING,
@@ -97,11 +98,14 @@ def _contiguity(value: Value, memory_format: str) -> Condition:
 
 def _isinstance(value: Value, types: cst.BaseExpression, names: Names) -> Condition | None:
     members = [e.value for e in types.elements] if isinstance(types, (cst.Tuple, cst.List)) else [types]
-    kinds = []
+    known = []
     for member in members:
         written = dotted(member)
-        kinds.append(from_type(written, names).kind if written else Kind.UNKNOWN)
+        known.append(from_type(written, names) if written else NOTHING)
+    kinds = [facts.kind for facts in known]
     if_true = Facts(kinds[0]) if len(set(kinds)) == 1 else NOTHING
+    if all(facts.made for facts in known):
+        if_true = if_true._replace(made=frozenset(made for facts in known for made in facts.made))
     if set(kinds) == {Kind.OTHER, Kind.MODULE}:
         if_true = Facts(Kind.OTHER)
     if_false = Facts(Kind.OTHER) if _names_tensor(members, names) else NOTHING

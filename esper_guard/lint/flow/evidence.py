@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 import libcst as cst
 
+from esper_guard.lint.flow import formats, operators
+from esper_guard.lint.flow.dotted import dotted
+from esper_guard.lint.flow.layouts import CHANNELS_LAST
 from esper_guard.lint.flow.values import ALL_RANKS, IMAGE_RANKS, NOTHING, Facts, Kind, rank
 from esper_guard.lint.imports import Names
+from esper_guard.lint.modules import NONE, Made
 from esper_guard.lint.torch_names import (
     FUNCTIONAL,
     ONLY_TENSORS_HAVE,
@@ -36,9 +40,10 @@ _RANK_KEEPING = frozenset(
     """
     abs bfloat16 byte clamp clip clone contiguous cpu cuda detach double exp flip float half int log long neg
     nan_to_num pin_memory pow relu requires_grad_ roll round rsqrt sigmoid softmax log_softmax sqrt tanh to
-    transpose swapaxes swapdims type type_as index_select cumsum masked_fill
+    transpose swapaxes swapdims movedim moveaxis type type_as index_select cumsum masked_fill
     """.split()
 )
+_PARAMETERS_OF_MODULES = frozenset(("parameters", "buffers"))
 _CONVERSIONS = frozenset("to cuda cpu half float double bfloat16 type xpu".split())
 _TENSOR_TYPES = re.compile(r"torch\.(?:cuda\.)?(?:\w*Tensor|nn\.Parameter|nn\.parameter\.\w*Parameter)\Z")
 _JAXTYPING = frozenset(
@@ -58,18 +63,6 @@ _SEQUENCES = frozenset(
 _KNOWN_BASES = frozenset(
     "object Exception dict list tuple str int float enum.Enum enum.IntEnum typing.NamedTuple typing.Protocol abc.ABC".split()
 )
-
-
-def dotted(node: cst.BaseExpression) -> str | None:
-    """``a.b.c`` as text, or None for anything else."""
-    parts: list[str] = []
-    while isinstance(node, cst.Attribute):
-        parts.append(node.attr.value)
-        node = node.value
-    if not isinstance(node, cst.Name):
-        return None
-    parts.append(node.value)
-    return ".".join(reversed(parts))
 
 
 def from_annotation(annotation: cst.BaseExpression, names: Names) -> Facts:
@@ -138,9 +131,51 @@ def from_type(written: str, names: Names) -> Facts:
         return OTHER
     if origin in ("torch.nn.Module", "torch.nn.modules.module.Module"):
         return MODULE
-    if origin.startswith("torch.nn.") and origin.rpartition(".")[2][:1].isupper():
-        return MODULE
+    if _is_module_class(origin):
+        return Facts(Kind.MODULE, made=frozenset((Made(origin),)))
     return NOTHING
+
+
+def _is_module_class(origin: str) -> bool:
+    return origin.startswith("torch.nn.") and origin.rpartition(".")[2][:1].isupper()
+
+
+def from_made(made: frozenset[Made], names: Names) -> Facts:
+    """What is known of something that one of these calls made: a module, if all of them make one."""
+    if not made:
+        return NOTHING
+    kinds = {_kind_made(one.origin, names) for one in made}
+    return Facts(kinds.pop() if len(kinds) == 1 else Kind.UNKNOWN, made=made)
+
+
+def _kind_made(origin: str, names: Names) -> Kind:
+    is_module = origin == NONE or _is_module_class(origin)
+    return (
+        Kind.MODULE
+        if is_module
+        else from_type(origin, names).kind
+        if origin in names.classes
+        else Kind.UNKNOWN
+    )
+
+
+def from_modules(made: frozenset[Made], arguments: list[Facts]) -> Facts:
+    """What calling a module returns that one of these calls made."""
+    ways = list(operators.ways_of(made))
+    if not ways or not arguments or any("?" in way for way in ways):
+        return NOTHING
+    if not all(operators.is_known(operator) for way in ways for operator in way):
+        return NOTHING
+    argument = arguments[0]
+    ranks = {_ranks_after(way, argument.ranks) for way in ways}
+    layout = formats.after_modules(ways, argument)
+    return Facts(Kind.TENSOR, ranks.pop() if len(ranks) == 1 else ALL_RANKS, layout=layout)
+
+
+def _ranks_after(way: tuple[str, ...], ranks: int) -> int:
+    for operator in way:
+        ranks = operators.ranks_after(operator, ranks)
+    return ranks
 
 
 def _from_local_class(name: str, names: Names, depth: int) -> Facts:
@@ -162,6 +197,13 @@ def _from_local_class(name: str, names: Names, depth: int) -> Facts:
 
 def from_function(origin: str, call: cst.Call, names: Names, arguments: list[Facts]) -> Facts:
     """What a call of a function, known by its full name, returns."""
+    facts = _from_function(origin, call, names, arguments)
+    if facts.kind not in (Kind.TENSOR, Kind.UNKNOWN):
+        return facts
+    return facts._replace(layout=formats.after_function(origin, call, arguments, names))
+
+
+def _from_function(origin: str, call: cst.Call, names: Names, arguments: list[Facts]) -> Facts:
     if any(arg.keyword and arg.keyword.value.startswith("return_") for arg in call.args):
         return NOTHING
     module, _, name = origin.rpartition(".")
@@ -172,6 +214,8 @@ def from_function(origin: str, call: cst.Call, names: Names, arguments: list[Fac
             return Facts(Kind.TENSOR, _ranks_of_sizes(call.args))
         if name == "permute":
             return Facts(Kind.TENSOR, _ranks_of_sizes(call.args[1:]))
+        if name in ("movedim", "moveaxis"):
+            return Facts(Kind.TENSOR, arguments[0].ranks if arguments else ALL_RANKS)
         if name == "flatten":
             return Facts(Kind.TENSOR, _flatten_ranks(call.args[1:]))
         if name in TENSOR_FUNCTIONS:
@@ -193,8 +237,21 @@ def from_function(origin: str, call: cst.Call, names: Names, arguments: list[Fac
     return NOTHING
 
 
-def from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
+def from_method(method: str, call: cst.Call, receiver: Facts, names: Names) -> Facts:
     """What ``receiver.method(...)`` returns."""
+    facts = _from_method(method, call, receiver)
+    if facts.kind not in (Kind.TENSOR, Kind.UNKNOWN, Kind.BATCH):
+        return facts
+    layout = formats.after_method(method, call.args, receiver, names)
+    ranks = facts.ranks
+    if (
+        layout is not None and layout.order in CHANNELS_LAST.values()
+    ):  # nothing else can be laid out like that
+        ranks = ranks & rank(len(layout.order)) or ranks
+    return facts._replace(ranks=ranks, layout=layout)
+
+
+def _from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
     if method in TENSORS_FUNCTIONS and receiver.kind is Kind.TENSOR:
         return TENSORS
     is_tensor = receiver.kind is Kind.TENSOR or (
@@ -205,10 +262,23 @@ def from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
     if method in _CONVERSIONS and receiver.kind is Kind.BATCH:
         return Facts(Kind.TENSOR if names_memory_format(call) else Kind.BATCH)
     if method in _CONVERSIONS and receiver.kind in (Kind.MODULE, Kind.OTHER):
-        return Facts(receiver.kind)
+        return receiver if receiver.kind is Kind.MODULE else Facts(receiver.kind)
+    if method in _PARAMETERS_OF_MODULES:
+        return TENSORS
+    if method == "generate" and _is_text_generation(call):
+        return TENSOR
     if method in TENSOR_METHODS:
         return Facts(ranks=_method_ranks(method, call, receiver))
     return NOTHING
+
+
+def _is_text_generation(call: cst.Call) -> bool:
+    """``model.generate(..., max_new_tokens=n)`` of transformers: token ids, unless a dictionary is asked for.
+
+    Source: the documentation of transformers' ``GenerationMixin.generate``.
+    """
+    keywords = {arg.keyword.value for arg in call.args if arg.keyword is not None}
+    return bool(keywords & {"max_new_tokens", "num_beams"}) and "return_dict_in_generate" not in keywords
 
 
 _NUMBERS = (cst.Integer, cst.Float, cst.UnaryOperation)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import libcst as cst
 
-from esper_guard.lint.flow import conditions, effects, evidence
+from esper_guard.lint.flow import conditions, effects, evidence, formats
+from esper_guard.lint.flow.dotted import dotted
+from esper_guard.lint.flow.layouts import of_format
 from esper_guard.lint.flow.places import place_of
 from esper_guard.lint.flow.values import (
     NOTHING,
@@ -23,6 +25,7 @@ from esper_guard.lint.flow.values import (
     rank,
 )
 from esper_guard.lint.imports import Names
+from esper_guard.lint.modules import Made, parsed
 from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ class Expressions:
         return value
 
     def place_of(self, node: cst.BaseExpression) -> Place | None:
-        written = evidence.dotted(node)
+        written = dotted(node)
         if written and "." in written and written.partition(".")[0] in self.names.modules:
             return None  # an attribute of a module
         return place_of(node, self._index_value)
@@ -105,7 +108,15 @@ class Expressions:
         base = self.evaluate(node.value, node)
         facts = evidence.from_attribute(self.state.facts_of(base), node.attr.value)
         place = self.place_of(node)
+        if facts == NOTHING and place is not None:
+            facts = self._own_module(place)
         return self.state.fresh(node, facts) if place is None else self._load(place, facts)
+
+    def _own_module(self, place: Place) -> Facts:
+        """What the class assigns to ``self.name``, if that is a module."""
+        if len(place) != 2 or place[0] != "self" or not isinstance(place[1], str) or place[1][0] != ".":
+            return NOTHING
+        return evidence.from_made(self.flow.attribute(place[1][1:]), self.names)
 
     def _subscript(self, node: cst.Subscript) -> Value:
         base = self.evaluate(node.value, node)
@@ -126,8 +137,11 @@ class Expressions:
             ranks = tensor.ranks if alone or other.ranks == tensor.ranks else NOTHING.ranks
             if isinstance(node.operator, cst.MatrixMultiply):
                 ranks = NOTHING.ranks
-            return self.state.fresh(node, Facts(Kind.TENSOR, ranks))
-        return self.state.fresh(node, evidence.OTHER if kinds == {Kind.OTHER} else NOTHING)
+            return self.state.fresh(node, Facts(Kind.TENSOR, ranks, layout=formats.after_binary(left, right)))
+        if kinds == {Kind.OTHER}:
+            return self.state.fresh(node, evidence.OTHER)
+        layout = formats.after_binary(left, right)
+        return self.state.fresh(node, Facts(layout=layout) if layout is not None else NOTHING)
 
     def _unary(self, node: cst.UnaryOperation) -> Value:
         operand = self.evaluate(node.expression, node)
@@ -228,7 +242,8 @@ class Expressions:
         arguments = [self._argument(arg, node) for arg in node.args]
         self.flow.add_call(node)
         origin = self.origin_of(function)
-        facts = self._call_facts(node, origin, receiver, arguments)
+        made = self._callee(function, origin)
+        facts = self._call_facts(node, origin, receiver, arguments, made)
         condition = conditions.from_call(node, self.names, self._value_again, self._condition_again)
         self._effects_of_call(node, origin)
         if isinstance(function, cst.Attribute) and receiver is not None and not origin:
@@ -240,7 +255,14 @@ class Expressions:
         module, _, name = origin.rpartition(".")
         if module == "torch.Tensor" and name in effects.CHANGES_LAYOUT and node.args:
             return self._changed_in_place(node, node.args[0].value, facts)
+        if receiver is not None and self._is_module_itself(node, receiver):
+            return receiver
         return self.state.fresh(node, facts._replace(condition=condition))
+
+    def _is_module_itself(self, call: cst.Call, receiver: Value) -> bool:
+        """``module.to(...)``, ``module.eval()`` and the like return the module they are called on."""
+        is_module = self.state.facts_of(receiver).kind is Kind.MODULE
+        return is_module and cast(cst.Attribute, call.func).attr.value in _RETURN_THE_MODULE
 
     def origin_of(self, function: cst.BaseExpression) -> str:
         """The full name of a function: of a builtin, a local class or function, or through an import; else ``""``."""
@@ -252,11 +274,34 @@ class Expressions:
             return self.state.facts_of(self._consumed_generator(arg.value, arg))
         return self.state.facts_of(self.evaluate(arg.value, arg))
 
+    def _callee(self, function: cst.BaseExpression, origin: str) -> frozenset[Made]:
+        """What the module that is called may have been made by."""
+        if origin:
+            return frozenset()
+        if not isinstance(function, cst.Attribute):
+            return self.flow.facts(function).made
+        place = self.place_of(function)
+        if place is None:
+            return frozenset()
+        value = self.state.places.get(place)
+        known = self.state.facts_of(value).made if value is not None else frozenset()
+        return known or self._own_module(place).made
+
     def _call_facts(
-        self, node: cst.Call, origin: str, receiver: Value | None, arguments: list[Facts]
+        self,
+        node: cst.Call,
+        origin: str,
+        receiver: Value | None,
+        arguments: list[Facts],
+        made: frozenset[Made],
     ) -> Facts:
+        if made:
+            self.flow.callees[node] = made
+            return evidence.from_modules(made, arguments)
         if isinstance(node.func, cst.Attribute) and receiver is not None and not origin:
-            return evidence.from_method(node.func.attr.value, node, self.state.facts_of(receiver))
+            known = self.state.facts_of(receiver)
+            self._converted_in_place(node, node.func.attr.value, receiver)
+            return evidence.from_method(node.func.attr.value, node, known, self.names)
         if origin in ("next", "iter") and len(node.args) >= 1:
             if _mentions_loader(node.args[0].value):
                 return Facts(Kind.BATCH)
@@ -264,7 +309,17 @@ class Expressions:
         if origin == "einops.rearrange" and len(node.args) > 1:
             known = Facts(ranks=evidence.einops_ranks(node.args[1].value, right=False))
             self.state.refine(self._value_again(node.args[0].value), known)
-        return evidence.from_function(origin, node, self.names, arguments)
+        facts = evidence.from_function(origin, node, self.names, arguments)
+        if facts.kind is Kind.MODULE:
+            return facts._replace(made=frozenset(parsed(self.flow.positions.one_line(node), self.names)))
+        return facts
+
+    def _converted_in_place(self, node: cst.Call, method: str, module: Value) -> None:
+        """``module.to(memory_format=...)`` converts the module itself."""
+        if method == "to" and self.state.facts_of(module).kind is Kind.MODULE:
+            layout = of_format(formats.named_format(method, node.args, self.names))
+            if layout is not None:
+                self.state.refine(module, Facts(layout=layout))
 
     def _changed_in_place(self, node: cst.Call, tensor: cst.BaseExpression, facts: Facts) -> Value:
         """``x.t_()``, ``x.detach_()``: the place holds something else from here on."""
@@ -545,6 +600,9 @@ def _consumes(call: cst.Call) -> bool:
     return isinstance(call.func, cst.Name) and call.func.value in _CONSUMERS
 
 
+_RETURN_THE_MODULE = frozenset(
+    "to cuda cpu half float double bfloat16 type xpu eval train requires_grad_".split()
+)
 _CONSUMERS = frozenset("all any dict frozenset list max min set sorted sum tuple".split())
 
 

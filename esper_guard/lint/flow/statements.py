@@ -9,6 +9,7 @@ from typing import Any
 import libcst as cst
 
 from esper_guard.lint.flow import evidence
+from esper_guard.lint.flow.dotted import dotted
 from esper_guard.lint.flow.expressions import Expressions
 from esper_guard.lint.flow.values import NOTHING, Facts, Kind, State, Value, assume, join
 
@@ -286,7 +287,7 @@ class Statements(Expressions):
         for item in node.items:
             self.flow.parents[item] = node
             self.evaluate(item.item, item)
-            written = evidence.dotted(item.item.func) if isinstance(item.item, cst.Call) else None
+            written = dotted(item.item.func) if isinstance(item.item, cst.Call) else None
             suppresses = suppresses or bool(_SUPPRESSES.search(written or ""))
             if item.asname is not None:
                 self.flow.parents[item.asname] = item

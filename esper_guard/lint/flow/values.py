@@ -10,6 +10,9 @@ import enum
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from esper_guard.lint.flow.layouts import Layout
+from esper_guard.lint.modules import Made
+
 ALL_RANKS = (1 << 16) - 1  # one bit a rank
 IMAGE_RANKS = 1 << 4 | 1 << 5  # the ranks that channels_last and channels_last_3d are defined for
 
@@ -75,6 +78,8 @@ class Facts(NamedTuple):
     ranks: int = ALL_RANKS
     tests: frozenset[ContiguityTest] = frozenset()
     condition: Condition | None = None
+    layout: Layout | None = None  # of a tensor; or of a module's parameters, once converted
+    made: frozenset[Made] = frozenset()  # what a module may have been made by
 
     def joined(self, other: Facts) -> Facts:
         """What still holds where a path with these facts meets one with the others."""
@@ -85,6 +90,8 @@ class Facts(NamedTuple):
             self.ranks | other.ranks,
             self.tests & other.tests,
             self.condition if self.condition == other.condition else None,
+            self.layout if self.layout == other.layout else None,
+            self.made | other.made if self.made and other.made else frozenset(),
         )
 
     def refined(self, other: Facts) -> Facts:
@@ -94,6 +101,8 @@ class Facts(NamedTuple):
             self.ranks & other.ranks or other.ranks,
             self.tests | other.tests,
             other.condition or self.condition,
+            other.layout or self.layout,
+            other.made or self.made,
         )
 
 

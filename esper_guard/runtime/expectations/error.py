@@ -21,7 +21,8 @@ class Violation(NamedTuple):
     kind: str = ""
     """Dtype and device: ``"float32 cpu"``."""
     lost_at: str | None = None
-    """If a tracer ran: where a tensor of this shape left channels_last, ``"model.py:41 (layers.0): aten.cat.default"``."""
+    """If a tracer ran: where a tensor of this shape left channels_last, ``"model.py:41 (layers.0): aten.cat.default"``;
+    and why, if `esper_guard.operators.why_lost` can tell."""
     remedy: str = ""
     """What to write instead."""
 

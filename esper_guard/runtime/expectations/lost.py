@@ -7,11 +7,11 @@ from torch import Tensor
 
 from esper_guard.runtime.formats import layout_of
 from esper_guard.runtime.tracing.mode import running_traces
-from esper_guard.trace.table import describe_place
+from esper_guard.trace.table import describe_place, why
 
 
 def where_lost(tensor: Tensor) -> str | None:
-    """The newest line, in the innermost trace of this thread, at which channels_last was lost.
+    """The newest line, in the innermost trace of this thread, at which channels_last was lost, and why if that is known.
 
     One that made a tensor of this shape goes first: what was lost elsewhere need not be what this one was made of.
     """
@@ -21,5 +21,6 @@ def where_lost(tensor: Tensor) -> str | None:
         lost = [event for event in trace.events if event.leaves_channels_last]
         same = [event for event in lost if event.shape == tuple(tensor.shape)]
         if lost:
-            return describe_place((same or lost)[-1])
+            newest = (same or lost)[-1]
+            return "; ".join(filter(None, [describe_place(newest), why(newest)]))
     return None

@@ -1,0 +1,496 @@
+"""Which operators of torch keep channels_last: the table. `esper_guard.operators` answers questions from it.
+
+One line for each operator, or for each case of one whose effect depends on an argument. To add an operator, add a line:
+tests/runtime/test_operators.py runs its call, and says what it measured if that is something else.
+
+Source: measured by tests/runtime/test_operators.py on the CPU (float32, x86-64), the same on all of `VERSIONS`. CUDA was
+not measured.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple
+
+VERSIONS: Final = ("2.4.1", "2.8.0", "2.13.0", "2.14.1", "2.15.0")
+"""Releases of torch on which each line was measured."""
+
+
+class Effect(enum.Enum):
+    """What format an operator gives its 4-D or 5-D result. The value reads as a sentence after its name."""
+
+    KEEPS = "keeps channels_last"
+    DROPS = "writes NCHW whatever it reads"
+    FIRST = "writes the format of its first operand"
+    SECOND = "writes the format of its second operand"
+    ALL = "writes channels_last only if all operands are"
+    ANY = "writes channels_last if any operand is"
+    DEPENDS = "writes a format that depends on its arguments"
+    """Of no line, but the answer where several lines differ."""
+
+
+class Operator(NamedTuple):
+    """One operator, or one case of it."""
+
+    name: str
+    """As users write it: ``"softmax"``; of a Python operator its method: ``"__getitem__"``."""
+    cpu: Effect
+    call: str
+    """How to measure it, as Python, with
+
+    - ``x``, ``y``: float images of shape (2, 4, 6, 6) between 0.1 and 0.9; ``i``, ``j``: such of integers 0 to 5;
+    - ``c``: a complex image; ``m``: a mask; ``z``: a volume of shape (2, 4, 4, 6, 6);
+    - ``w``, ``w3``: weights of shape (4, 4, 3, 3) and (4, 4, 3, 3, 3);
+    - ``g``: four ascending numbers; ``idx``: three indices; ``square``: (6, 6); ``grid``: (2, 6, 6, 2).
+
+    ``y``, ``j``, ``m``, ``w`` and ``w3`` are the second operand, measured in channels_last and in NCHW.
+    """
+    homes: tuple[str, ...]
+    """Where it lives: ``"torch"``, ``"torch.nn.functional"``, ``"torch.Tensor"``."""
+    aten: tuple[str, ...]
+    """What a tracer shows where it loses the format: ``"_softmax"``, or with an overload ``"pow.Scalar"``."""
+    modules: tuple[str, ...]
+    """Classes of ``torch.nn`` that stand for it: ``"Softmax2d"``."""
+    when: str
+    """In which case: ``'mode="circular"'``, an argument as it is written, or a phrase. Empty: in all other cases."""
+    cuda: Effect | None
+    """None: not measured."""
+
+    def effect(self, device: str) -> Effect | None:
+        """On a device such as ``"cpu"`` or ``"cuda:0"``; None where that is not known."""
+        return {"cpu": self.cpu, "cuda": self.cuda}.get(device.partition(":")[0])
+
+
+KEEPS, DROPS, FIRST = Effect.KEEPS, Effect.DROPS, Effect.FIRST
+SECOND, ALL, ANY = Effect.SECOND, Effect.ALL, Effect.ANY
+
+
+def _op(
+    name: str,
+    cpu: Effect,
+    call: str,
+    homes: str,
+    aten: str = "",
+    modules: str = "",
+    when: str = "",
+    cuda: Effect | None = None,
+) -> Operator:
+    """Words for tuples; ``F`` is torch.nn.functional, ``Tensor`` is torch.Tensor, ``aten`` is the name by default."""
+    places = tuple(_HOMES.get(home, home) for home in homes.split())
+    return Operator(
+        name, cpu, call, places, tuple((aten or name).split()), tuple(modules.split()), when, cuda
+    )
+
+
+_HOMES = {"F": "torch.nn.functional", "Tensor": "torch.Tensor"}
+
+# fmt: off
+OPERATORS: Final[tuple[Operator, ...]] = (
+    # Convolutions
+    _op("conv2d", ANY, "F.conv2d(x, w)", "torch F", modules="Conv2d LazyConv2d"),
+    _op("conv3d", ANY, "F.conv3d(z, w3)", "torch F", modules="Conv3d LazyConv3d"),
+    _op("conv_transpose2d", ANY, "F.conv_transpose2d(x, w)", "torch F", modules="ConvTranspose2d LazyConvTranspose2d"),
+    _op("conv_transpose3d", ANY, "F.conv_transpose3d(z, w3)", "torch F", modules="ConvTranspose3d LazyConvTranspose3d"),
+    # Normalisation
+    _op("batch_norm", KEEPS, "F.batch_norm(x, None, None, training=True)", "F", modules="BatchNorm2d BatchNorm3d LazyBatchNorm2d LazyBatchNorm3d SyncBatchNorm"),
+    _op("group_norm", KEEPS, "F.group_norm(x, 2)", "torch F", modules="GroupNorm"),
+    _op("instance_norm", DROPS, "F.instance_norm(x)", "F", aten="clone", modules="InstanceNorm2d InstanceNorm3d LazyInstanceNorm2d LazyInstanceNorm3d"),
+    _op("layer_norm", DROPS, "F.layer_norm(x, (6, 6))", "torch F", aten="native_layer_norm", modules="LayerNorm"),
+    _op("rms_norm", KEEPS, "F.rms_norm(x, (6, 6))", "torch F", modules="RMSNorm"),
+    _op("local_response_norm", KEEPS, "F.local_response_norm(x, 2)", "F", modules="LocalResponseNorm"),
+    _op("normalize", KEEPS, "F.normalize(x)", "F"),
+    _op("renorm", DROPS, "torch.renorm(x, 2, 1, 1.0)", "torch Tensor"),
+    # Pooling
+    _op("avg_pool2d", KEEPS, "F.avg_pool2d(x, 2)", "F", modules="AvgPool2d"),
+    _op("max_pool2d", KEEPS, "F.max_pool2d(x, 2)", "F", modules="MaxPool2d"),
+    _op("max_pool2d_with_indices", KEEPS, "F.max_pool2d_with_indices(x, 2)", "F"),
+    _op("adaptive_avg_pool2d", KEEPS, "F.adaptive_avg_pool2d(x, 2)", "F", modules="AdaptiveAvgPool2d"),
+    _op("adaptive_max_pool2d", KEEPS, "F.adaptive_max_pool2d(x, 2)", "F", modules="AdaptiveMaxPool2d"),
+    _op("adaptive_max_pool2d_with_indices", KEEPS, "F.adaptive_max_pool2d_with_indices(x, 2)", "F"),
+    _op("lp_pool2d", KEEPS, "F.lp_pool2d(x, 2, 2)", "F", modules="LPPool2d"),
+    _op("fractional_max_pool2d", DROPS, "F.fractional_max_pool2d(x, 2, 3)", "F", modules="FractionalMaxPool2d"),
+    _op("fractional_max_pool2d_with_indices", DROPS, "F.fractional_max_pool2d_with_indices(x, 2, 3)", "F", aten="fractional_max_pool2d"),
+    _op("max_unpool2d", KEEPS, "F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)", "F", modules="MaxUnpool2d"),
+    _op("avg_pool3d", DROPS, "F.avg_pool3d(z, 2)", "F", modules="AvgPool3d"),
+    _op("max_pool3d", KEEPS, "F.max_pool3d(z, 2)", "F", modules="MaxPool3d"),
+    _op("max_pool3d_with_indices", KEEPS, "F.max_pool3d_with_indices(z, 2)", "F"),
+    _op("adaptive_avg_pool3d", DROPS, "F.adaptive_avg_pool3d(z, 2)", "F", aten="_adaptive_avg_pool3d", modules="AdaptiveAvgPool3d"),
+    _op("adaptive_max_pool3d", DROPS, "F.adaptive_max_pool3d(z, 2)", "F", modules="AdaptiveMaxPool3d"),
+    _op("adaptive_max_pool3d_with_indices", DROPS, "F.adaptive_max_pool3d_with_indices(z, 2)", "F", aten="adaptive_max_pool3d"),
+    _op("lp_pool3d", DROPS, "F.lp_pool3d(z, 2, 2)", "F", aten="avg_pool3d", modules="LPPool3d"),
+    _op("fractional_max_pool3d", DROPS, "F.fractional_max_pool3d(z, 2, 2)", "F", modules="FractionalMaxPool3d"),
+    _op("fractional_max_pool3d_with_indices", DROPS, "F.fractional_max_pool3d_with_indices(z, 2, 2)", "F", aten="fractional_max_pool3d"),
+    _op("max_unpool3d", DROPS, "F.max_unpool3d(*F.max_pool3d(z, 2, return_indices=True), 2)", "F", modules="MaxUnpool3d"),
+    # Sampling and shuffling
+    _op("interpolate", KEEPS, "F.interpolate(x, scale_factor=2)", "F", modules="Upsample UpsamplingNearest2d"),
+    _op("interpolate", KEEPS, 'F.interpolate(x, scale_factor=2, mode="nearest-exact")', "F", modules="Upsample", when='mode="nearest-exact"'),
+    _op("interpolate", KEEPS, 'F.interpolate(x, scale_factor=2, mode="bilinear")', "F", modules="Upsample UpsamplingBilinear2d", when='mode="bilinear"'),
+    _op("interpolate", KEEPS, 'F.interpolate(x, scale_factor=2, mode="bicubic")', "F", modules="Upsample", when='mode="bicubic"'),
+    _op("interpolate", KEEPS, 'F.interpolate(z, scale_factor=2, mode="trilinear")', "F", modules="Upsample", when='mode="trilinear"'),
+    _op("interpolate", KEEPS, 'F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True)', "F", when="antialias=True"),
+    _op("interpolate", KEEPS, 'F.interpolate(x, scale_factor=0.5, mode="area")', "F", when='mode="area", 4-D'),
+    _op("interpolate", DROPS, 'F.interpolate(z, scale_factor=0.5, mode="area")', "F", aten="_adaptive_avg_pool3d", when='mode="area", 5-D'),
+    _op("upsample", KEEPS, "F.upsample(x, scale_factor=2)", "F"),
+    _op("upsample_nearest", KEEPS, "F.upsample_nearest(x, scale_factor=2)", "F"),
+    _op("upsample_bilinear", KEEPS, "F.upsample_bilinear(x, scale_factor=2)", "F"),
+    _op("grid_sample", DROPS, "F.grid_sample(x, grid, align_corners=False)", "F", aten="grid_sampler_2d grid_sampler_3d"),
+    _op("pixel_shuffle", KEEPS, "F.pixel_shuffle(torch.cat([x, x], 1), 2)", "torch F", modules="PixelShuffle"),
+    _op("pixel_unshuffle", KEEPS, "F.pixel_unshuffle(x, 2)", "torch F", modules="PixelUnshuffle"),
+    _op("channel_shuffle", KEEPS, "F.channel_shuffle(x, 2)", "torch F", modules="ChannelShuffle"),
+    _op("native_channel_shuffle", KEEPS, "F.native_channel_shuffle(x, 2)", "torch F"),
+    _op("pad", KEEPS, "F.pad(x, (1, 1, 1, 1))", "F", modules="ZeroPad2d ZeroPad3d ConstantPad2d ConstantPad3d"),
+    _op("pad", KEEPS, 'F.pad(x, (1, 1, 1, 1), mode="reflect")', "F", modules="ReflectionPad2d ReflectionPad3d", when='mode="reflect"'),
+    _op("pad", KEEPS, 'F.pad(x, (1, 1, 1, 1), mode="replicate")', "F", modules="ReplicationPad2d ReplicationPad3d", when='mode="replicate"'),
+    _op("pad", DROPS, 'F.pad(x, (1, 1, 1, 1), mode="circular")', "F", aten="new_empty", modules="CircularPad2d CircularPad3d", when='mode="circular"'),
+    _op("constant_pad_nd", KEEPS, "torch.constant_pad_nd(x, (1, 1, 1, 1))", "torch"),
+    # Softmax and what is summed up along a dimension
+    _op("softmax", DROPS, "F.softmax(x, 1)", "torch F Tensor", aten="_softmax", modules="Softmax Softmax2d"),
+    _op("log_softmax", DROPS, "F.log_softmax(x, 1)", "torch F Tensor", aten="_log_softmax", modules="LogSoftmax"),
+    _op("softmin", DROPS, "F.softmin(x, 1)", "F", aten="_softmax", modules="Softmin"),
+    _op("gumbel_softmax", DROPS, "F.gumbel_softmax(x, dim=1)", "F", aten="_softmax"),
+    _op("cumsum", DROPS, "torch.cumsum(x, 1)", "torch Tensor"),
+    _op("cumprod", DROPS, "torch.cumprod(x, 1)", "torch Tensor"),
+    _op("cummax", DROPS, "torch.cummax(x, 1)", "torch Tensor"),
+    _op("cummin", DROPS, "torch.cummin(x, 1)", "torch Tensor"),
+    _op("logcumsumexp", DROPS, "torch.logcumsumexp(x, 1)", "torch Tensor"),
+    _op("cumulative_trapezoid", DROPS, "torch.cumulative_trapezoid(x, dim=1)", "torch", aten="cumsum"),
+    _op("diff", KEEPS, "torch.diff(x, dim=1)", "torch Tensor"),
+    _op("gradient", KEEPS, "torch.gradient(x, dim=1)", "torch"),
+    _op("sort", KEEPS, "torch.sort(x, 1)", "torch Tensor"),
+    _op("argsort", KEEPS, "torch.argsort(x, 1)", "torch Tensor"),
+    _op("msort", KEEPS, "torch.msort(x)", "torch Tensor"),
+    _op("topk", DROPS, "torch.topk(x, 2, 1)", "torch Tensor"),
+    # Joining and repeating
+    _op("cat", ALL, "torch.cat([x, y], 1)", "torch"),
+    _op("concat", ALL, "torch.concat([x, y], 1)", "torch", aten="cat"),
+    _op("concatenate", ALL, "torch.concatenate([x, y], 1)", "torch", aten="cat"),
+    _op("hstack", ALL, "torch.hstack([x, y])", "torch", aten="cat"),
+    _op("vstack", ALL, "torch.vstack([x, y])", "torch", aten="cat"),
+    _op("row_stack", ALL, "torch.row_stack([x, y])", "torch", aten="cat"),
+    _op("dstack", ALL, "torch.dstack([x, y])", "torch", aten="cat"),
+    _op("column_stack", ALL, "torch.column_stack([x, y])", "torch", aten="cat"),
+    _op("stack", DROPS, "torch.stack([x, y])", "torch"),
+    _op("stack", DROPS, "torch.stack(list(x))", "torch", when="of 3-D slices"),
+    _op("stack", DROPS, "torch.stack([x, y], 1)", "torch", when="dim=1"),
+    _op("stack", ALL, "torch.stack([x, y], 2)", "torch", when="dim=2"),
+    _op("stack", ALL, "torch.stack([x, y], 3)", "torch", when="dim=3"),
+    _op("stack", DROPS, "torch.stack([x, y], 4)", "torch", when="dim=4"),
+    _op("default_collate", DROPS, "torch.utils.data.default_collate(list(x))", "torch.utils.data", aten="stack"),
+    _op("repeat", DROPS, "x.repeat(1, 2, 1, 1)", "Tensor"),
+    _op("repeat_interleave", DROPS, "torch.repeat_interleave(x, 2, 1)", "torch Tensor", aten="clone"),
+    _op("tile", DROPS, "torch.tile(x, (1, 2, 1, 1))", "torch Tensor", aten="repeat"),
+    _op("kron", KEEPS, "torch.kron(x, x)", "torch Tensor"),
+    # Indexing
+    _op("__getitem__", KEEPS, "x[:, ::2]", "Tensor", when="slices"),
+    _op("__getitem__", KEEPS, "x[[1, 0]]", "Tensor", when="indices of the first dimension"),
+    _op("__getitem__", DROPS, "x[:, [0, 2]]", "Tensor", aten="index", when="indices of a later dimension"),
+    _op("masked_fill", DROPS, "x.masked_fill(m, 0.0)", "torch Tensor"),
+    _op("masked_scatter", DROPS, "x.masked_scatter(m, y)", "torch Tensor"),
+    _op("where", FIRST, "torch.where(x > 0.5, y, y)", "torch"),
+    _op("where", SECOND, "x.where(m, y)", "Tensor"),
+    _op("index_select", DROPS, "torch.index_select(x, 1, idx)", "torch Tensor"),
+    _op("index_add", DROPS, "torch.index_add(x, 1, idx, x[:, :3])", "torch Tensor"),
+    _op("index_copy", DROPS, "torch.index_copy(x, 1, idx, x[:, :3])", "torch Tensor"),
+    _op("index_fill", KEEPS, "torch.index_fill(x, 1, idx, 0.0)", "torch Tensor"),
+    _op("index_put", KEEPS, "torch.index_put(x, (idx % 2,), x[:1])", "torch Tensor"),
+    _op("index_reduce", DROPS, 'torch.index_reduce(x, 1, idx, x[:, :3], "amax")', "torch Tensor"),
+    _op("gather", DROPS, "torch.gather(x, 1, j % 4)", "torch Tensor"),
+    _op("scatter", DROPS, "torch.scatter(x, 1, j % 4, y)", "torch Tensor"),
+    _op("scatter_add", DROPS, "torch.scatter_add(x, 1, j % 4, y)", "torch Tensor"),
+    _op("scatter_reduce", DROPS, 'torch.scatter_reduce(x, 1, j % 4, y, "amax")', "torch Tensor"),
+    _op("take", DROPS, "torch.take(x, j)", "torch Tensor"),
+    _op("take_along_dim", DROPS, "torch.take_along_dim(x, j % 4, 1)", "torch Tensor", aten="gather"),
+    _op("put", FIRST, "x.put(j, y)", "torch Tensor"),
+    _op("select_scatter", KEEPS, "torch.select_scatter(x, x[:, 0], 1, 0)", "torch Tensor"),
+    _op("slice_scatter", KEEPS, "torch.slice_scatter(x, x[:, :2], 1, 0, 2)", "torch Tensor"),
+    _op("diagonal_scatter", KEEPS, "torch.diagonal_scatter(x, x.diagonal(0, 2, 3), 0, 2, 3)", "torch Tensor"),
+    _op("tril", DROPS, "torch.tril(x)", "torch Tensor"),
+    _op("triu", DROPS, "torch.triu(x)", "torch Tensor"),
+    _op("bucketize", DROPS, "torch.bucketize(x, g)", "torch"),
+    _op("searchsorted", DROPS, "torch.searchsorted(g, x)", "torch"),
+    _op("isin", DROPS, "torch.isin(x, g)", "torch"),
+    _op("one_hot", DROPS, "F.one_hot(i, 7)", "F"),
+    _op("diag_embed", DROPS, "torch.diag_embed(x)", "torch Tensor"),
+    # Order
+    _op("roll", DROPS, "torch.roll(x, 1)", "torch Tensor", when="without dims"),
+    _op("roll", KEEPS, "torch.roll(x, 1, 1)", "torch Tensor", when="with dims"),
+    _op("flip", KEEPS, "torch.flip(x, (2, 3))", "torch Tensor"),
+    _op("fliplr", KEEPS, "torch.fliplr(x)", "torch Tensor"),
+    _op("flipud", KEEPS, "torch.flipud(x)", "torch Tensor"),
+    _op("rot90", DROPS, "torch.rot90(x, 1, (2, 3))", "torch Tensor", when="an odd number of turns"),
+    _op("rot90", KEEPS, "torch.rot90(x, 2, (2, 3))", "torch Tensor", when="an even number of turns"),
+    # Views and their copies
+    _op("detach", KEEPS, "torch.detach(x)", "torch Tensor"),
+    _op("narrow", KEEPS, "torch.narrow(x, 1, 1, 2)", "torch Tensor"),
+    _op("chunk", KEEPS, "torch.chunk(x, 2, 1)", "torch Tensor"),
+    _op("split", KEEPS, "torch.split(x, 2, 1)", "torch Tensor"),
+    _op("split_with_sizes", KEEPS, "torch.split_with_sizes(x, (2, 2), 1)", "torch Tensor"),
+    _op("tensor_split", KEEPS, "torch.tensor_split(x, 2, 1)", "torch Tensor"),
+    _op("hsplit", KEEPS, "torch.hsplit(x, 2)", "torch Tensor"),
+    _op("vsplit", KEEPS, "torch.vsplit(x, 1)", "torch Tensor"),
+    _op("dsplit", KEEPS, "torch.dsplit(x, 2)", "torch Tensor"),
+    _op("unsafe_chunk", KEEPS, "torch.unsafe_chunk(x, 2, 1)", "torch Tensor"),
+    _op("unsafe_split", KEEPS, "torch.unsafe_split(x, 2, 1)", "torch Tensor"),
+    _op("unsafe_split_with_sizes", KEEPS, "torch.unsafe_split_with_sizes(x, (2, 2), 1)", "torch Tensor"),
+    _op("broadcast_to", KEEPS, "torch.broadcast_to(x, (2, 4, 6, 6))", "torch Tensor"),
+    _op("broadcast_tensors", KEEPS, "torch.broadcast_tensors(x, x)", "torch"),
+    _op("expand", KEEPS, "x.expand(2, 4, 6, 6)", "Tensor"),
+    _op("expand_as", KEEPS, "x.expand_as(x)", "Tensor"),
+    _op("real", KEEPS, "torch.real(c)", "torch Tensor"),
+    _op("imag", KEEPS, "torch.imag(c)", "torch Tensor"),
+    _op("squeeze", KEEPS, "torch.squeeze(x)", "torch Tensor"),
+    _op("contiguous", DROPS, "x.contiguous()", "Tensor", aten="clone"),
+    _op("contiguous", KEEPS, "x.contiguous(memory_format=torch.channels_last)", "Tensor", when="memory_format=torch.channels_last"),
+    _op("reshape", DROPS, "x.reshape(2, 2, 12, 6)", "torch Tensor", aten="clone", when="no view will do"),
+    _op("reshape", KEEPS, "x.reshape(2, 4, 9, 4)", "torch Tensor", when="a view will do"),
+    _op("flatten", DROPS, "z.flatten(1, 2)", "torch Tensor", aten="clone", when="channels and positions"),
+    _op("flatten", KEEPS, "z.flatten(2, 3)", "torch Tensor", when="positions only"),
+    _op("alias_copy", DROPS, "torch.alias_copy(x)", "torch"),
+    _op("detach_copy", DROPS, "torch.detach_copy(x)", "torch"),
+    _op("narrow_copy", DROPS, "torch.narrow_copy(x, 1, 1, 2)", "torch Tensor"),
+    _op("slice_copy", DROPS, "torch.slice_copy(x, 1, 0, 2)", "torch"),
+    _op("split_copy", DROPS, "torch.split_copy(x, 2, 1)", "torch"),
+    _op("split_with_sizes_copy", DROPS, "torch.split_with_sizes_copy(x, (2, 2), 1)", "torch"),
+    _op("expand_copy", DROPS, "torch.expand_copy(x, (2, 4, 6, 6))", "torch"),
+    _op("squeeze_copy", DROPS, "torch.squeeze_copy(x)", "torch"),
+    _op("view_copy", DROPS, "torch.view_copy(x, (2, 4, 6, 6))", "torch"),
+    _op("select_copy", DROPS, "torch.select_copy(z, 2, 0)", "torch"),
+    _op("unbind_copy", DROPS, "torch.unbind_copy(z, 2)", "torch"),
+    _op("as_strided_copy", DROPS, "torch.as_strided_copy(x, x.shape, x.stride())", "torch"),
+    # New tensors and conversions
+    _op("empty_like", KEEPS, "torch.empty_like(x)", "torch"),
+    _op("zeros_like", KEEPS, "torch.zeros_like(x)", "torch"),
+    _op("ones_like", KEEPS, "torch.ones_like(x)", "torch"),
+    _op("rand_like", KEEPS, "torch.rand_like(x)", "torch"),
+    _op("randn_like", KEEPS, "torch.randn_like(x)", "torch"),
+    _op("full_like", KEEPS, "torch.full_like(x, 1.0)", "torch"),
+    _op("randint_like", KEEPS, "torch.randint_like(x, 5)", "torch"),
+    _op("new_empty", DROPS, "x.new_empty(x.shape)", "Tensor"),
+    _op("new_zeros", DROPS, "x.new_zeros(x.shape)", "Tensor"),
+    _op("new_ones", DROPS, "x.new_ones(x.shape)", "Tensor"),
+    _op("new_full", DROPS, "x.new_full(x.shape, 1.0)", "Tensor"),
+    _op("new_tensor", KEEPS, "x.new_tensor(x)", "Tensor"),
+    _op("tensor", KEEPS, "torch.tensor(x)", "torch"),
+    _op("as_tensor", KEEPS, "torch.as_tensor(x)", "torch"),
+    _op("asarray", KEEPS, "torch.asarray(x)", "torch"),
+    _op("clone", KEEPS, "torch.clone(x)", "torch Tensor"),
+    _op("clone", DROPS, "torch.clone(x, memory_format=torch.contiguous_format)", "torch Tensor", when="memory_format=torch.contiguous_format"),
+    _op("to", KEEPS, "x.to(torch.float64)", "Tensor"),
+    _op("to", DROPS, "x.to(torch.float64, memory_format=torch.contiguous_format)", "Tensor", aten="_to_copy", when="memory_format=torch.contiguous_format"),
+    _op("bfloat16", KEEPS, "x.bfloat16()", "torch Tensor"),
+    _op("bool", KEEPS, "x.bool()", "torch Tensor"),
+    _op("byte", KEEPS, "x.byte()", "Tensor"),
+    _op("cdouble", KEEPS, "x.cdouble()", "torch Tensor"),
+    _op("cfloat", KEEPS, "x.cfloat()", "torch Tensor"),
+    _op("chalf", KEEPS, "x.chalf()", "torch Tensor"),
+    _op("char", KEEPS, "x.char()", "Tensor"),
+    _op("cpu", KEEPS, "x.cpu()", "torch Tensor"),
+    _op("double", KEEPS, "x.double()", "torch Tensor"),
+    _op("half", KEEPS, "x.half()", "torch Tensor"),
+    _op("int", KEEPS, "x.int()", "torch Tensor"),
+    _op("long", KEEPS, "x.long()", "torch Tensor"),
+    _op("short", KEEPS, "x.short()", "torch Tensor"),
+    _op("float", KEEPS, "i.float()", "torch Tensor"),
+    _op("type", KEEPS, "x.type(torch.float64)", "Tensor"),
+    _op("type_as", KEEPS, "x.type_as(g.double())", "Tensor"),
+    _op("fill", KEEPS, "torch.fill(x, 1.0)", "torch"),
+    _op("to_dense", KEEPS, "x.to_dense()", "Tensor"),
+    _op("dequantize", KEEPS, "torch.quantize_per_tensor(x, 0.1, 0, torch.quint8).dequantize()", "torch Tensor"),
+    _op("quantize_per_tensor", KEEPS, "torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)", "torch"),
+    _op("fake_quantize_per_tensor_affine", KEEPS, "torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255)", "torch"),
+    _op("fake_quantize_per_channel_affine", KEEPS, "torch.fake_quantize_per_channel_affine(x, g, g.int(), 1, 0, 255)", "torch"),
+    # Random numbers
+    _op("dropout", KEEPS, "F.dropout(x)", "torch F", modules="Dropout"),
+    _op("dropout2d", KEEPS, "F.dropout2d(x)", "F", modules="Dropout2d"),
+    _op("dropout3d", KEEPS, "F.dropout3d(x)", "F", modules="Dropout3d"),
+    _op("alpha_dropout", KEEPS, "F.alpha_dropout(x)", "torch F", modules="AlphaDropout"),
+    _op("feature_alpha_dropout", KEEPS, "F.feature_alpha_dropout(x)", "torch F", modules="FeatureAlphaDropout"),
+    _op("rrelu", DROPS, "F.rrelu(x)", "torch F", aten="rrelu_with_noise", modules="RReLU"),
+    _op("bernoulli", DROPS, "torch.bernoulli(x)", "torch Tensor"),
+    _op("poisson", DROPS, "torch.poisson(x)", "torch"),
+    _op("normal", DROPS, "torch.normal(x)", "torch"),
+    _op("binomial", DROPS, "torch.binomial(x, y)", "torch"),
+    # Matrix products of the last two dimensions
+    _op("matmul", DROPS, "torch.matmul(x, y)", "torch Tensor", aten="clone"),
+    _op("__matmul__", DROPS, "x @ y", "Tensor", aten="clone"),
+    _op("linear", DROPS, "F.linear(x, square)", "F", aten="clone", modules="Linear LazyLinear"),
+    _op("bilinear", DROPS, "F.bilinear(x, y, square[None])", "F", aten="clone", modules="Bilinear"),
+    _op("cdist", DROPS, "torch.cdist(x, y)", "torch", aten="_cdist_forward"),
+    _op("scaled_dot_product_attention", DROPS, "F.scaled_dot_product_attention(x, y, y)", "F", aten="clone"),
+    _op("cross", DROPS, "torch.cross(x[:, :3], y[:, :3], dim=1)", "torch Tensor", aten="linalg_cross"),
+    # Activations
+    _op("celu", KEEPS, "F.celu(x)", "torch F", modules="CELU"),
+    _op("elu", KEEPS, "F.elu(x)", "F", modules="ELU"),
+    _op("gelu", KEEPS, "F.gelu(x)", "F", modules="GELU"),
+    _op("hardshrink", KEEPS, "F.hardshrink(x)", "torch F Tensor", modules="Hardshrink"),
+    _op("hardsigmoid", KEEPS, "F.hardsigmoid(x)", "F", modules="Hardsigmoid"),
+    _op("hardswish", KEEPS, "F.hardswish(x)", "F", modules="Hardswish"),
+    _op("hardtanh", KEEPS, "F.hardtanh(x)", "F", modules="Hardtanh"),
+    _op("leaky_relu", KEEPS, "F.leaky_relu(x)", "F", modules="LeakyReLU"),
+    _op("logsigmoid", DROPS, "F.logsigmoid(x)", "F", aten="log_sigmoid_forward", modules="LogSigmoid"),
+    _op("mish", KEEPS, "F.mish(x)", "F", modules="Mish"),
+    _op("relu", KEEPS, "F.relu(x)", "torch F Tensor", modules="ReLU"),
+    _op("relu6", KEEPS, "F.relu6(x)", "F", modules="ReLU6"),
+    _op("selu", KEEPS, "F.selu(x)", "torch F", modules="SELU"),
+    _op("sigmoid", KEEPS, "F.sigmoid(x)", "torch F Tensor", modules="Sigmoid"),
+    _op("silu", KEEPS, "F.silu(x)", "F", modules="SiLU"),
+    _op("softplus", KEEPS, "F.softplus(x)", "F", modules="Softplus"),
+    _op("softshrink", KEEPS, "F.softshrink(x)", "F", modules="Softshrink"),
+    _op("softsign", KEEPS, "F.softsign(x)", "F", modules="Softsign"),
+    _op("tanh", KEEPS, "F.tanh(x)", "torch F Tensor", modules="Tanh"),
+    _op("tanhshrink", KEEPS, "F.tanhshrink(x)", "F", modules="Tanhshrink"),
+    _op("glu", KEEPS, "F.glu(x, 1)", "F", modules="GLU"),
+    _op("prelu", KEEPS, "F.prelu(x, g)", "torch F Tensor", modules="PReLU"),
+    _op("threshold", KEEPS, "F.threshold(x, 0.5, 0.0)", "torch F", modules="Threshold"),
+    # Elementwise, of one tensor
+    _op("abs", KEEPS, "torch.abs(x)", "torch Tensor"),
+    _op("absolute", KEEPS, "torch.absolute(x)", "torch Tensor"),
+    _op("acos", KEEPS, "torch.acos(x)", "torch Tensor"),
+    _op("acosh", KEEPS, "torch.acosh(x)", "torch Tensor"),
+    _op("angle", KEEPS, "torch.angle(x)", "torch Tensor"),
+    _op("arccos", KEEPS, "torch.arccos(x)", "torch Tensor"),
+    _op("arccosh", KEEPS, "torch.arccosh(x)", "torch Tensor"),
+    _op("arcsin", KEEPS, "torch.arcsin(x)", "torch Tensor"),
+    _op("arcsinh", KEEPS, "torch.arcsinh(x)", "torch Tensor"),
+    _op("arctan", KEEPS, "torch.arctan(x)", "torch Tensor"),
+    _op("arctanh", KEEPS, "torch.arctanh(x)", "torch Tensor"),
+    _op("asin", KEEPS, "torch.asin(x)", "torch Tensor"),
+    _op("asinh", KEEPS, "torch.asinh(x)", "torch Tensor"),
+    _op("atan", KEEPS, "torch.atan(x)", "torch Tensor"),
+    _op("atanh", KEEPS, "torch.atanh(x)", "torch Tensor"),
+    _op("ceil", KEEPS, "torch.ceil(x)", "torch Tensor"),
+    _op("conj", KEEPS, "torch.conj(x)", "torch Tensor"),
+    _op("conj_physical", KEEPS, "torch.conj_physical(x)", "torch Tensor"),
+    _op("cos", KEEPS, "torch.cos(x)", "torch Tensor"),
+    _op("cosh", KEEPS, "torch.cosh(x)", "torch Tensor"),
+    _op("deg2rad", KEEPS, "torch.deg2rad(x)", "torch Tensor"),
+    _op("digamma", KEEPS, "torch.digamma(x)", "torch Tensor"),
+    _op("erf", KEEPS, "torch.erf(x)", "torch Tensor"),
+    _op("erfc", KEEPS, "torch.erfc(x)", "torch Tensor"),
+    _op("erfinv", KEEPS, "torch.erfinv(x)", "torch Tensor"),
+    _op("exp", KEEPS, "torch.exp(x)", "torch Tensor"),
+    _op("exp2", KEEPS, "torch.exp2(x)", "torch Tensor"),
+    _op("expm1", KEEPS, "torch.expm1(x)", "torch Tensor"),
+    _op("fix", KEEPS, "torch.fix(x)", "torch Tensor"),
+    _op("floor", KEEPS, "torch.floor(x)", "torch Tensor"),
+    _op("frac", KEEPS, "torch.frac(x)", "torch Tensor"),
+    _op("frexp", KEEPS, "torch.frexp(x)", "torch Tensor"),
+    _op("i0", KEEPS, "torch.i0(x)", "torch Tensor"),
+    _op("isfinite", KEEPS, "torch.isfinite(x)", "torch Tensor"),
+    _op("isinf", KEEPS, "torch.isinf(x)", "torch Tensor"),
+    _op("isnan", KEEPS, "torch.isnan(x)", "torch Tensor"),
+    _op("isneginf", KEEPS, "torch.isneginf(x)", "torch Tensor"),
+    _op("isposinf", KEEPS, "torch.isposinf(x)", "torch Tensor"),
+    _op("isreal", KEEPS, "torch.isreal(x)", "torch Tensor"),
+    _op("lgamma", KEEPS, "torch.lgamma(x)", "torch Tensor"),
+    _op("log", KEEPS, "torch.log(x)", "torch Tensor"),
+    _op("log10", KEEPS, "torch.log10(x)", "torch Tensor"),
+    _op("log1p", KEEPS, "torch.log1p(x)", "torch Tensor"),
+    _op("log2", KEEPS, "torch.log2(x)", "torch Tensor"),
+    _op("logical_not", KEEPS, "torch.logical_not(x)", "torch Tensor"),
+    _op("logit", KEEPS, "torch.logit(x)", "torch Tensor"),
+    _op("nan_to_num", KEEPS, "torch.nan_to_num(x)", "torch Tensor"),
+    _op("neg", KEEPS, "torch.neg(x)", "torch Tensor"),
+    _op("negative", KEEPS, "torch.negative(x)", "torch Tensor"),
+    _op("positive", KEEPS, "torch.positive(x)", "torch Tensor"),
+    _op("rad2deg", KEEPS, "torch.rad2deg(x)", "torch Tensor"),
+    _op("reciprocal", KEEPS, "torch.reciprocal(x)", "torch Tensor"),
+    _op("resolve_conj", KEEPS, "torch.resolve_conj(x)", "torch Tensor"),
+    _op("resolve_neg", KEEPS, "torch.resolve_neg(x)", "torch Tensor"),
+    _op("round", KEEPS, "torch.round(x)", "torch Tensor"),
+    _op("rsqrt", KEEPS, "torch.rsqrt(x)", "torch Tensor"),
+    _op("sgn", KEEPS, "torch.sgn(x)", "torch Tensor"),
+    _op("sign", KEEPS, "torch.sign(x)", "torch Tensor"),
+    _op("signbit", KEEPS, "torch.signbit(x)", "torch Tensor"),
+    _op("sin", KEEPS, "torch.sin(x)", "torch Tensor"),
+    _op("sinc", KEEPS, "torch.sinc(x)", "torch Tensor"),
+    _op("sinh", KEEPS, "torch.sinh(x)", "torch Tensor"),
+    _op("sqrt", KEEPS, "torch.sqrt(x)", "torch Tensor"),
+    _op("square", KEEPS, "torch.square(x)", "torch Tensor"),
+    _op("tan", KEEPS, "torch.tan(x)", "torch Tensor"),
+    _op("trunc", KEEPS, "torch.trunc(x)", "torch Tensor"),
+    _op("bitwise_not", KEEPS, "torch.bitwise_not(i)", "torch Tensor"),
+    _op("polygamma", KEEPS, "torch.polygamma(1, x)", "torch Tensor"),
+    _op("mvlgamma", DROPS, "torch.mvlgamma(x + 3, 2)", "torch Tensor"),
+    # Elementwise, of several tensors: numbers, and tensors that lack channels or positions, count for nothing
+    _op("ldexp", FIRST, "torch.ldexp(x, y)", "torch Tensor", aten="ldexp pow.Scalar"),
+    _op("add", FIRST, "torch.add(x, y)", "torch Tensor"),
+    _op("sub", FIRST, "torch.sub(x, y)", "torch Tensor"),
+    _op("subtract", FIRST, "torch.subtract(x, y)", "torch Tensor", aten="sub"),
+    _op("mul", FIRST, "torch.mul(x, y)", "torch Tensor"),
+    _op("multiply", FIRST, "torch.multiply(x, y)", "torch Tensor", aten="mul"),
+    _op("div", FIRST, "torch.div(x, y)", "torch Tensor"),
+    _op("divide", FIRST, "torch.divide(x, y)", "torch Tensor", aten="div"),
+    _op("true_divide", FIRST, "torch.true_divide(x, y)", "torch Tensor", aten="div"),
+    _op("floor_divide", FIRST, "torch.floor_divide(x, y)", "torch Tensor"),
+    _op("remainder", FIRST, "torch.remainder(x, y)", "torch Tensor"),
+    _op("fmod", FIRST, "torch.fmod(x, y)", "torch Tensor"),
+    _op("pow", FIRST, "torch.pow(x, y)", "torch Tensor"),
+    _op("float_power", FIRST, "torch.float_power(x, y)", "torch Tensor", aten="pow"),
+    _op("atan2", FIRST, "torch.atan2(x, y)", "torch Tensor"),
+    _op("arctan2", FIRST, "torch.arctan2(x, y)", "torch Tensor", aten="atan2"),
+    _op("copysign", FIRST, "torch.copysign(x, y)", "torch Tensor"),
+    _op("hypot", FIRST, "torch.hypot(x, y)", "torch Tensor"),
+    _op("fmax", FIRST, "torch.fmax(x, y)", "torch Tensor"),
+    _op("fmin", FIRST, "torch.fmin(x, y)", "torch Tensor"),
+    _op("maximum", FIRST, "torch.maximum(x, y)", "torch Tensor"),
+    _op("minimum", FIRST, "torch.minimum(x, y)", "torch Tensor"),
+    _op("max", FIRST, "torch.max(x, y)", "torch Tensor", aten="maximum"),
+    _op("min", FIRST, "torch.min(x, y)", "torch Tensor", aten="minimum"),
+    _op("eq", FIRST, "torch.eq(x, y)", "torch Tensor"),
+    _op("ne", FIRST, "torch.ne(x, y)", "torch Tensor"),
+    _op("not_equal", FIRST, "torch.not_equal(x, y)", "torch Tensor", aten="ne"),
+    _op("gt", FIRST, "torch.gt(x, y)", "torch Tensor"),
+    _op("greater", FIRST, "torch.greater(x, y)", "torch Tensor", aten="gt"),
+    _op("ge", FIRST, "torch.ge(x, y)", "torch Tensor"),
+    _op("greater_equal", FIRST, "torch.greater_equal(x, y)", "torch Tensor", aten="ge"),
+    _op("lt", FIRST, "torch.lt(x, y)", "torch Tensor"),
+    _op("less", FIRST, "torch.less(x, y)", "torch Tensor", aten="lt"),
+    _op("le", FIRST, "torch.le(x, y)", "torch Tensor"),
+    _op("less_equal", FIRST, "torch.less_equal(x, y)", "torch Tensor", aten="le"),
+    _op("isclose", FIRST, "torch.isclose(x, y)", "torch Tensor", aten="eq sub le"),
+    _op("heaviside", FIRST, "torch.heaviside(x, y)", "torch Tensor"),
+    _op("igamma", FIRST, "torch.igamma(x, y)", "torch Tensor"),
+    _op("igammac", FIRST, "torch.igammac(x, y)", "torch Tensor"),
+    _op("logaddexp", FIRST, "torch.logaddexp(x, y)", "torch Tensor"),
+    _op("logaddexp2", FIRST, "torch.logaddexp2(x, y)", "torch Tensor"),
+    _op("logical_and", FIRST, "torch.logical_and(x, y)", "torch Tensor"),
+    _op("logical_or", FIRST, "torch.logical_or(x, y)", "torch Tensor"),
+    _op("logical_xor", FIRST, "torch.logical_xor(x, y)", "torch Tensor"),
+    _op("nextafter", FIRST, "torch.nextafter(x, y)", "torch Tensor"),
+    _op("xlogy", FIRST, "torch.xlogy(x, y)", "torch Tensor"),
+    _op("rsub", SECOND, "torch.rsub(x, y)", "torch"),
+    _op("complex", FIRST, "torch.complex(x, y)", "torch"),
+    _op("polar", FIRST, "torch.polar(x, y)", "torch"),
+    _op("bitwise_and", FIRST, "torch.bitwise_and(i, j)", "torch Tensor"),
+    _op("bitwise_or", FIRST, "torch.bitwise_or(i, j)", "torch Tensor"),
+    _op("bitwise_xor", FIRST, "torch.bitwise_xor(i, j)", "torch Tensor"),
+    _op("bitwise_left_shift", FIRST, "torch.bitwise_left_shift(i, j)", "torch Tensor"),
+    _op("bitwise_right_shift", FIRST, "torch.bitwise_right_shift(i, j)", "torch Tensor"),
+    _op("gcd", FIRST, "torch.gcd(i, j)", "torch Tensor"),
+    _op("lcm", FIRST, "torch.lcm(i, j)", "torch Tensor"),
+    _op("pow", DROPS, "torch.pow(2, x)", "torch", aten="pow.Scalar", when="the base is a number"),
+    _op("__rpow__", DROPS, "2**x", "Tensor", aten="pow.Scalar"),
+    _op("float_power", DROPS, "torch.float_power(2, x)", "torch", aten="pow.Scalar", when="the base is a number"),
+    _op("clamp", FIRST, "torch.clamp(x, y, y)", "torch Tensor"),
+    _op("clip", FIRST, "torch.clip(x, y, y)", "torch Tensor", aten="clamp"),
+    _op("clamp_min", FIRST, "torch.clamp_min(x, y)", "torch Tensor"),
+    _op("clamp_max", FIRST, "torch.clamp_max(x, y)", "torch Tensor"),
+    _op("addcmul", FIRST, "torch.addcmul(x, y, y)", "torch Tensor"),
+    _op("addcdiv", FIRST, "torch.addcdiv(x, y, y)", "torch Tensor"),
+    _op("lerp", FIRST, "torch.lerp(x, y, y)", "torch Tensor"),
+    # Losses that are not reduced
+    _op("l1_loss", FIRST, 'F.l1_loss(x, y, reduction="none")', "F", aten="sub", when='reduction="none"'),
+    _op("mse_loss", FIRST, 'F.mse_loss(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("smooth_l1_loss", FIRST, 'F.smooth_l1_loss(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("huber_loss", FIRST, 'F.huber_loss(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("binary_cross_entropy", FIRST, 'F.binary_cross_entropy(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("binary_cross_entropy_with_logits", SECOND, 'F.binary_cross_entropy_with_logits(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("soft_margin_loss", FIRST, 'F.soft_margin_loss(x, y, reduction="none")', "F", when='reduction="none"'),
+    _op("kl_div", SECOND, 'F.kl_div(x, y, reduction="none")', "F", aten="mul", when='reduction="none"'),
+    _op("hinge_embedding_loss", SECOND, 'F.hinge_embedding_loss(x, y, reduction="none")', "F", aten="where", when='reduction="none"'),
+    _op("poisson_nll_loss", FIRST, 'F.poisson_nll_loss(x, y, reduction="none")', "F", aten="mul sub", when='reduction="none"'),
+    _op("gaussian_nll_loss", SECOND, 'F.gaussian_nll_loss(x, y, y, reduction="none")', "F", aten="add sub div", when='reduction="none"'),
+    _op("margin_ranking_loss", SECOND, 'F.margin_ranking_loss(x, y, y, reduction="none")', "F", aten="mul sub", when='reduction="none"'),
+)
+# fmt: on

@@ -1,0 +1,36 @@
+"""Copies that undo a permute: the tensor was laid out like channels_last already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ._chains import Copy, as_copy
+from ._intent import is_converter, is_documented
+
+if TYPE_CHECKING:
+    from esper_guard.lint.flow import Flow
+
+
+def copies_of_permuted(flow: Flow) -> Iterator[Copy]:
+    """Copies to NCHW of what is channels_last because it was permuted so, unless somebody says that it is meant."""
+    from esper_guard.lint.flow import can_be_image
+    from esper_guard.lint.flow.layouts import Origin
+
+    for call in flow.calls:
+        copy = as_copy(flow, call)
+        if copy is None:
+            continue
+        facts = flow.facts(copy.receiver)
+        layout = facts.layout
+        if layout is None or not layout.is_channels_last or layout.origin is Origin.CONVERTED:
+            continue
+        if not can_be_image(facts) or any(not test.outcome for test in facts.tests):
+            continue
+        if not is_documented(flow, call) and not is_converter(flow, call):
+            yield copy
+
+
+def is_by_name(copy: Copy) -> bool:
+    """Whether the copy names the format: ``to(memory_format=torch.contiguous_format)``."""
+    return copy.argument is not None
