@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import libcst as cst
 
@@ -12,13 +13,14 @@ from esper_guard.lint.flow.formats import named_format
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
 
-S = TypeVar("S")
 Scope = cst.Module | cst.FunctionDef
 _MOST_PATHS = 64
 _RETURN_THE_MODULE = frozenset(
     "to cuda cpu xpu eval train half float double bfloat16 type requires_grad_ apply to_empty".split()
 )
-_SCOPES = (cst.FunctionDef, cst.Lambda, cst.ClassDef)
+Decisions = frozenset[tuple[str, bool]]
+Ways = set[tuple[Decisions, Any]]  # how each path has decided its tests, and the rule's state on it
+Effect = Callable[[cst.CSTNode, list[cst.Call], Any], Any]
 
 
 class Conversion(NamedTuple):
@@ -97,39 +99,172 @@ def _pairs(
         yield from _pairs(element.value, one)
 
 
-class _Jumps(Generic[S]):
-    def __init__(self) -> None:
-        self.breaks: set[tuple[frozenset[tuple[str, bool]], S]] = set()
-        self.continues: set[tuple[frozenset[tuple[str, bool]], S]] = set()
+def is_made_of(flow: Flow, value: cst.BaseExpression | None, bound: str) -> bool:
+    """Whether a new value for ``bound`` wraps the old one, as in ``net = torch.compile(net)``."""
+    if value is None:
+        return False
+    return re.search(rf"(?<![\w.]){re.escape(bound)}\b", flow.positions.one_line(value)) is not None
 
 
-class Paths(Generic[S]):
-    """Follows every path through ``scope``, loops twice, with a state that ``effect`` changes at each statement.
+def format_at_making(flow: Flow, value: cst.BaseExpression) -> str:
+    """``channels_last`` for ``Net().to(memory_format=torch.channels_last).cuda()``."""
+    made = object_of(value)
+    while value is not made and isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute):
+        converted = conversion(flow, value)
+        if converted is not None:
+            return converted.memory_format
+        value = value.func.value
+    return ""
 
-    A test that is met again comes out as it did before, unless a loop may have changed it.
+
+class Paths:
+    """Follows every path through ``scope``, loops once and twice, with a state that ``effect`` changes at each statement.
+
+    A test that is met again comes out as it did before, unless something may have changed it meanwhile.
     """
 
-    def __init__(
-        self, flow: Flow, scope: Scope, effect: Callable[[cst.CSTNode, list[cst.Call], S], S]
-    ) -> None:
+    def __init__(self, flow: Flow, scope: Scope, effect: Effect) -> None:
         self._flow = flow
         self._scope = scope
         self._effect = effect
         self._calls = _calls_by_statement(flow)
-        self._changing = _names_bound_in_loops(scope)
-        self._loops: list[_Jumps[S]] = []
-        self._ends: set[tuple[frozenset[tuple[str, bool]], S]] = set()
+        self._rebound = _Rebound(scope)
+        self._loops: list[tuple[Ways, Ways]] = []  # where ``break`` and ``continue`` of each loop lead
+        self._ends: Ways = set()
         self._too_many = False
 
-    def ends(self, start: S) -> set[S] | None:
+    def ends(self, start: Any) -> set[Any] | None:
         """The states in which the function may be left, but by an exception; None for too many paths."""
         last = self._block(self._scope.body, {(frozenset(), start)})
         return None if self._too_many else {state for _, state in self._ends | last}
 
-    def _block(
-        self, body: object, states: set[tuple[frozenset[tuple[str, bool]], S]]
-    ) -> set[tuple[frozenset[tuple[str, bool]], S]]:
-        statements = body.body if isinstance(body, cst.BaseSuite) else body
-        for statement in statements:  # type: ignore[attr-defined]
-            states = self._statement(statement, states)
-        return states
+    def _block(self, body: cst.BaseSuite | Iterable[cst.CSTNode], ways: Ways) -> Ways:
+        for statement in body.body if isinstance(body, cst.BaseSuite) else body:
+            ways = self._statement(statement, ways)
+        return ways
+
+    def _statement(self, node: cst.CSTNode, ways: Ways) -> Ways:
+        if self._too_many or len(ways) > _MOST_PATHS:
+            self._too_many = True
+            return set()
+        if isinstance(node, cst.SimpleStatementLine):
+            return self._block(node.body, ways)
+        ways = self._affected(node, ways)
+        if isinstance(node, cst.If):
+            return self._if(node, ways)
+        if isinstance(node, (cst.For, cst.While)):
+            return self._loop(node, ways)
+        if isinstance(node, (cst.Try, cst.TryStar)):
+            return self._try(node, ways)
+        if isinstance(node, cst.Match):
+            return ways.union(*(self._block(case.body, ways) for case in node.cases))
+        if isinstance(node, cst.With):
+            return self._block(node.body, ways)
+        return self._jump(node, ways)
+
+    def _affected(self, node: cst.CSTNode, ways: Ways) -> Ways:
+        calls = self._calls.get(node, [])
+        return {(decisions, self._effect(node, calls, state)) for decisions, state in ways}
+
+    def _jump(self, node: cst.CSTNode, ways: Ways) -> Ways:
+        if isinstance(node, cst.Return):
+            self._ends |= ways
+        elif isinstance(node, (cst.Break, cst.Continue)):
+            if self._loops:
+                self._loops[-1][isinstance(node, cst.Continue)].update(ways)
+        elif not isinstance(node, cst.Raise):
+            return ways
+        return set()
+
+    def _if(self, node: cst.If, ways: Ways) -> Ways:
+        text, positive = self._decision(node.test)
+        if_true, if_false = (_decided(ways, text, outcome) for outcome in (positive, not positive))
+        after = self._block(node.body, if_true)
+        if isinstance(node.orelse, cst.If):
+            return after | self._statement(node.orelse, if_false)
+        return after | (self._block(node.orelse.body, if_false) if node.orelse is not None else if_false)
+
+    def _decision(self, test: cst.BaseExpression) -> tuple[str, bool]:
+        """The test without ``not``, and which outcome of it leads into the body; ``""`` if it may change."""
+        positive = True
+        while isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+            test, positive = test.expression, not positive
+        return ("" if self._rebound.touches(test) else self._flow.positions.one_line(test)), positive
+
+    def _loop(self, node: cst.For | cst.While, ways: Ways) -> Ways:
+        left: Ways = set()
+        breaks: Ways = set()
+        for _ in range(2):
+            self._loops.append((breaks, set()))
+            ways = self._block(node.body, ways) | self._loops[-1][1]
+            self._loops.pop()
+            ways = self._affected(node, ways) if isinstance(node, cst.While) else ways
+            left |= ways
+        if node.orelse is not None:
+            left = self._block(node.orelse.body, left)
+        return left | breaks
+
+    def _try(self, node: cst.Try | cst.TryStar, ways: Ways) -> Ways:
+        body = self._block(node.body, ways)
+        caught = ways | body
+        if node.orelse is not None:
+            body = self._block(node.orelse.body, body)
+        after = body.union(*(self._block(handler.body, caught) for handler in node.handlers))
+        return self._block(node.finalbody.body, after) if node.finalbody is not None else after
+
+
+def _decided(ways: Ways, test: str, outcome: bool) -> Ways:
+    """The paths on which ``test`` can have come out as ``outcome``; ``""`` may come out either way each time."""
+    if not test:
+        return ways
+    return {(known | {(test, outcome)}, state) for known, state in ways if (test, not outcome) not in known}
+
+
+def _calls_by_statement(flow: Flow) -> dict[cst.CSTNode, list[cst.Call]]:
+    found: dict[cst.CSTNode, list[cst.Call]] = {}
+    for call in flow.calls:
+        for ancestor in flow.ancestors(call):
+            if isinstance(ancestor, (cst.BaseSmallStatement, cst.BaseCompoundStatement, cst.Lambda)):
+                found.setdefault(ancestor, []).append(call)
+                break
+    return found
+
+
+class _Rebound:
+    """The names and attributes that are bound more than once, or again in each round of a loop."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._bound: dict[str, int] = {}
+        self._count(scope.body if isinstance(scope, cst.FunctionDef) else scope, in_loop=False)
+
+    def touches(self, test: cst.BaseExpression) -> bool:
+        """Whether ``test`` may come out otherwise the next time."""
+        return any(
+            isinstance(node, cst.Call) or (isinstance(node, cst.Name) and self._bound.get(node.value, 0) > 1)
+            for node in nodes_in(test)
+        )
+
+    def _count(self, node: cst.CSTNode, in_loop: bool) -> None:
+        in_loop = in_loop or isinstance(node, (cst.For, cst.While))
+        if isinstance(node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For)):
+            is_again = in_loop or isinstance(node, cst.AugAssign)
+            for name in _names_bound(node.target):
+                self._bound[name] = self._bound.get(name, 0) + (2 if is_again else 1)
+        for child in node.children:
+            self._count(child, in_loop)
+
+
+def _names_bound(target: cst.BaseExpression) -> list[str]:
+    """The names in a target; of ``self.step`` only the attribute, of ``items[0]`` only what it is an item of."""
+    if isinstance(target, cst.Attribute):
+        return [target.attr.value]
+    if isinstance(target, cst.Subscript):
+        return _names_bound(target.value)
+    return [node.value for node in nodes_in(target) if isinstance(node, cst.Name)]
+
+
+def nodes_in(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """``node`` and all the syntax in it."""
+    yield node
+    for child in node.children:
+        yield from nodes_in(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,17 @@ from ._intent import is_converter, is_documented
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+
+
+_FOUR_NUMBERS = re.compile(r"(?:-?\d\s*,\s*){3}-?\d")
+_SWAP = re.compile(r"\b(?:transpose|swapaxes|swapdims)\b")
+
+
+def may_permute_images(code: str) -> bool:
+    """Whether masked code could permute four dimensions: in one call, or by two swaps."""
+    if "permute" in code and _FOUR_NUMBERS.search(code):
+        return True
+    return any(name in code for name in ("rearrange", "movedim", "moveaxis")) or len(_SWAP.findall(code)) > 1
 
 
 def copies_of_permuted(flow: Flow) -> Iterator[Copy]:

@@ -69,6 +69,13 @@ class ForcedNchwAfterPermute(Rule):
     in_tests = False
     triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
 
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether something is permuted, and something converted by name."""
+        from ._permuted import may_permute_images
+
+        return ("memory_format" in code or "contiguous" in code) and may_permute_images(code)
+
     valid = (
         "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2)\n",
         "import torch\ndef f(x):\n    return x.to(memory_format=torch.contiguous_format)\n",

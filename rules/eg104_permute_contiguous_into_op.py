@@ -70,10 +70,6 @@ if TYPE_CHECKING:
 
     from ._chains import Copy
 
-_PERMUTES = re.compile(
-    r"\bpermute\b|\brearrange\b|\bmove(?:dim|axis)\b|\b(?:transpose|swapaxes|swapdims)\b[^\n]*\b(?:transpose|swapaxes|swapdims)\b"
-    r"|(?s:\btranspose\b.*\btranspose\b)"
-)
 _COPIES = re.compile(r"\bcontiguous\b")
 # 4-D tensors that are no images, such as the bias of an attention: only a convolution or the like proves them to be.
 _NO_IMAGE = re.compile(r"pos|bias|mask|att|score|logit|head|query|key|value\b", re.IGNORECASE)
@@ -173,7 +169,9 @@ class PermuteContiguousIntoOp(Rule):
     @classmethod
     def may_apply(cls, code: str) -> bool:
         """Whether something is permuted, and something copied."""
-        return bool(_COPIES.search(code) and _PERMUTES.search(code))
+        from ._permuted import may_permute_images
+
+        return _COPIES.search(code) is not None and may_permute_images(code)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._chains import removal

@@ -48,6 +48,7 @@ def forward(self, x):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
 
+_CONVERSION = re.compile(r"(?:memory_format\s*=|contiguous\s*\()\s*[\w.]*channels_last")
+
 
 class FormatDroppedAfterConvert(Rule):
     """Looks at each operator that reads a converted tensor."""
@@ -67,6 +70,11 @@ class FormatDroppedAfterConvert(Rule):
     severity = Severity.WARNING
     in_tests = False
     triggers = (rb"channels_last",)
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether something is converted to channels_last, by its own name or another."""
+        return _CONVERSION.search(code) is not None or ".torch.channels_last" in code
 
     valid = (
         "import torch\ndef f(x):\n    return torch.softmax(x, 1)\n",

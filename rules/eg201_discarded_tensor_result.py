@@ -53,6 +53,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
+from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -93,6 +94,31 @@ _EVIDENCE = "|".join(
     \\b(?:as_strided|resize|resize_as|set|squeeze|swapaxes|swapdims|t|transpose)_\\b swap_tensors new_full new_ones new_zeros normal_ pin_memory rsqrt scatter_ sub_ uniform_
     """.split()
 ).encode()
+_OPENERS = (
+    b"(",
+    b"[",
+    b"{",
+    b"=",
+    b"+",
+    b"-",
+    b"*",
+    b"/",
+    b"%",
+    b"&",
+    b"|",
+    b"<",
+    b">",
+    b" and",
+    b" or",
+    b" not",
+    b" in",
+)
+_BRACKET = re.compile(rb"[][(){}]")
+_END = re.compile(rb"[ \t]*(?:[;#\\\r]|\Z)")
+_COMPOUND = re.compile(rb"[ \t]*(?:if|elif|else|for|while|try|except|finally|with|async|case|def|class)\b")
+_VALUE_IS_USED = re.compile(
+    rb"[ \t]*(?:(?:return|raise|yield|assert|del|if|elif|while|for|with|print)\b|[^(\[{=!<>]*[^(\[{=!<>]=(?!=))"
+)
 _DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 # Context managers under which a call is made to see it fail or to be recorded.
@@ -108,7 +134,7 @@ class DiscardedTensorResult(Rule):
     code = "EG201"
     name = "discarded-tensor-result"
     severity = Severity.ERROR
-    triggers = (lambda text: _begins_a_line(text), _EVIDENCE)
+    triggers = (lambda text: _statements(text), _EVIDENCE)
 
     @classmethod
     def may_apply(cls, code: str) -> bool:
@@ -122,6 +148,7 @@ class DiscardedTensorResult(Rule):
     valid = (
         "import torch\ndef f(model: torch.nn.Module, d):\n    model.to(d)\n",
         "def f(x, d):\n    x.to(d)\n",
+        "class Loss:\n    def f(self, x):\n        self.log_softmax(x)\n        self.to(x)\n",
         "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = x.to(d)\n    return x\n",
         "import torch\ndef f(x: torch.Tensor):\n    x.add_(1)\n    x.requires_grad_()\n    x.item()\n",
         "def f(m, d):\n    ids = m.generate(max_new_tokens=9, return_dict_in_generate=True)\n    ids.to(d)\n    return ids\n",
@@ -183,6 +210,8 @@ class DiscardedTensorResult(Rule):
             receiver, method = call.func.value, call.func.attr.value
             if method not in _DISCARDABLE or flow.origin(call.func) or _names_inplace(call):
                 continue
+            if isinstance(receiver, cst.Name) and receiver.value in ("self", "cls"):
+                continue  # a method of the class itself, which may have that name, too
             facts = flow.facts(receiver)
             is_tensor = facts.kind is Kind.TENSOR or flow.facts(call).kind is Kind.TENSOR
             if is_tensor and not _is_on_purpose(flow, statement, receiver, method):
@@ -200,16 +229,79 @@ class DiscardedTensorResult(Rule):
         )
 
 
-def _begins_a_line(text: bytes) -> bool:
-    """Whether one of the methods is called where a statement could end with it."""
+def _statements(text: bytes) -> Iterator[int]:
+    """Where one of the methods is called as far as a statement could end with it."""
     for call in _CALL.finditer(text):
         line = text.rfind(b"\n", 0, call.start()) + 1
-        is_long = (
-            call.start() - line > _LONGEST_LINE
-        )  # not worth the look: looking further in costs more each time
-        if is_long or _LINE_START.fullmatch(text, line, call.start()):
-            return True
-    return False
+        if call.start() - line > _LONGEST_LINE:  # not worth the look: looking further in costs more each time
+            yield call.start()
+            continue
+        head = _LINE_START.fullmatch(text, line, call.start())
+        if (
+            head is None
+            or not _ends_statement(text, call.end())
+            or not _begins_statement(text, line, head[0])
+        ):
+            continue
+        yield call.start()
+
+
+def _ends_statement(text: bytes, start: int) -> bool:
+    """Whether nothing but the end of a statement may follow the call whose arguments begin at ``start``."""
+    end = text.find(b"\n", start)
+    rest = text[start : len(text) if end < 0 else end]
+    if b'"' in rest or b"'" in rest:
+        return True
+    depth = 1
+    for bracket in _BRACKET.finditer(rest):
+        depth += 1 if bracket[0] in b"([{" else -1
+        if depth == 0:
+            return _END.match(rest, bracket.end()) is not None
+    return True
+
+
+def _begins_statement(text: bytes, line: int, head: bytes) -> bool:
+    """Whether a statement may begin on the line at ``line``, or be what the bracket closed there belongs to."""
+    first = head.strip()[:1]
+    if first and first in b")]}":
+        opening = _line_indented_at_most(text, line, len(head) - len(head.lstrip()))
+        return _VALUE_IS_USED.match(opening) is None
+    if b":" in head and _COMPOUND.match(head) is None and b";" not in head:
+        return False  # a lambda, a dictionary
+    return not _is_continuation(text, line)
+
+
+def _line_indented_at_most(text: bytes, line: int, indent: int) -> bytes:
+    """The nearest line before ``line`` that is not indented further than ``indent``; empty if there is none."""
+    while line > 0:
+        end = line - 1
+        line = text.rfind(b"\n", 0, end) + 1
+        code = text[line:end]
+        if code.strip() and len(code) - len(code.lstrip()) <= indent:
+            return code
+    return b""
+
+
+def _is_continuation(text: bytes, line: int) -> bool:
+    """Whether the line at ``line`` goes on with what a bracket or an operator on the line before began."""
+    before = _code_before(text, line)
+    if before.endswith(_OPENERS):
+        return True
+    if not before.endswith(b","):
+        return False
+    if before.count(b"(") + before.count(b"[") > before.count(b")") + before.count(b"]"):
+        return True
+    own = text[line : line + 200]
+    above = _line_indented_at_most(text, line, len(own) - len(own.lstrip()) - 1)
+    return above.rstrip().endswith((b"(", b"[", b"{"))
+
+
+def _code_before(text: bytes, line: int) -> bytes:
+    """The code of the line before, without its comment; empty where a string may hold what looks like one."""
+    start = text.rfind(b"\n", 0, max(line - 1, 0)) + 1
+    before = text[start : max(line - 1, 0)]
+    code, mark, _ = before.partition(b"#")
+    return b"" if mark and (b'"' in code or b"'" in code) else code.rstrip()
 
 
 def _may_be_tensor(place: str, code: str) -> bool:
@@ -221,8 +313,6 @@ def _may_be_tensor(place: str, code: str) -> bool:
 
 def _has_evidence(name: str, code: str) -> bool:
     """A binding to something that is no plain container, an annotation, a type test, a method that only tensors have."""
-    from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
-
     if any(method in ONLY_TENSORS_HAVE for method in re.findall(rf"(?<![\w.]){name}\.(\w+)\(", code)):
         return True
     bindings = (

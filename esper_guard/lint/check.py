@@ -107,8 +107,6 @@ def _run_rules(
     pieces = list(slices(source.text, masked, names, rules)) if sliced else [whole_file(source.text, rules)]
     if not pieces:
         return []
-    if not is_parsed:
-        check_syntax(source)
 
     from esper_guard.lint.flow import analyse
     from esper_guard.lint.flow.positions import Positions
@@ -118,8 +116,11 @@ def _run_rules(
     classes = Classes(source.text, masked.code, names)
     for piece in pieces:
         try:
+            if not is_parsed:
+                check_syntax(Source(source.path, piece.text))
             module = parse_module(piece.text)
         except SourceError as error:
+            check_syntax(source)  # what is wrong with the file as a whole says more
             raise SourceError(error.message, error.row + piece.first_row) from None
         positions = Positions(source, module, piece.first_row)
         for root in piece.roots(module):
@@ -131,4 +132,6 @@ def _run_rules(
                 flow = analyse(root, names, positions, attribute=partial(classes.attribute, start))
             for rule in piece.rules:
                 findings += rule().check(flow)
+    if findings and not is_parsed:
+        check_syntax(source)  # a broken file is one finding, not many
     return findings

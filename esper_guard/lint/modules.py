@@ -15,6 +15,7 @@ UNKNOWN = "?"
 _CONTAINERS = frozenset(("torch.nn.Sequential", "torch.nn.ModuleList"))
 _STOP = re.compile(r"[][(){}\n;]")
 _CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)\b", re.MULTILINE)
+_OWN_ATTRIBUTE = re.compile(r"(?<![\w.])self\.(\w+)[ \t]*(?::[^=\n]*)?=(?!=)")
 _MAX_BASES = 5
 
 
@@ -116,6 +117,9 @@ class Classes:
         self._code = code
         self._names = names
         self._known: dict[tuple[int, str], tuple[Made, ...]] = {}
+        self._values: dict[
+            int, dict[str, list[int]]
+        ] = {}  # of a class: where the value of each attribute begins
 
     def attribute(self, offset: int, name: str) -> frozenset[Made]:
         """What ``self.name`` may be in the function at ``offset``; empty if its class assigns no such attribute."""
@@ -152,10 +156,12 @@ class Classes:
 
     def _assigned(self, start: int, name: str) -> Iterator[str]:
         """The text of everything that the class assigns to ``self.name``."""
-        end = self._spans[start][0]
-        assignment = re.compile(rf"(?<![\w.])self\.{re.escape(name)}[ \t]*(?::[^=\n]*)?=(?!=)")
-        for match in assignment.finditer(self._code, start, end):
-            yield self._text[match.end() : self._end_of_expression(match.end())].strip()
+        if start not in self._values:
+            found = self._values[start] = {}
+            for match in _OWN_ATTRIBUTE.finditer(self._code, start, self._spans[start][0]):
+                found.setdefault(match[1], []).append(match.end())
+        for at in self._values[start].get(name, ()):
+            yield self._text[at : self._end_of_expression(at)].strip()
 
     def _end_of_expression(self, position: int) -> int:
         depth = 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "Edit", "Finding", "Fix", "Invalid", "Proof", "Rule", "Severity", "Trigger"]
 
-Trigger = bytes | Callable[[bytes], bool]
+Trigger = bytes | Callable[[bytes], Iterable[int]]
 
 
 class Invalid(msgspec.Struct, frozen=True):
@@ -43,6 +43,8 @@ class Claim(enum.Enum):
     RAISES = "raises"
     WRONG = "gives a wrong result"
     NOTHING = "does nothing"
+    RECORDS = "records autograd nodes that are thrown away"
+    REPEATS = "converts again what is converted already"
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -55,7 +57,8 @@ class Proof(msgspec.Struct, frozen=True):
     results. LOSES: the result is channels_last with the recommended code only, with equal values. RAISES: only the
     flagged code raises ``error``. WRONG: the result differs from that of ``recommended``; ``reference``, an expression
     over a fresh ``inputs``, is what is right. NOTHING: the flagged code leaves its first input, and returns, what
-    ``reference`` is; the recommended code does not.
+    ``reference`` is; the recommended code does not. RECORDS: more autograd nodes are made than by the recommended code, and
+    REPEATS: `Tensor.to` is called more often, with equal results.
     """
 
     claim: Claim
@@ -70,7 +73,7 @@ class Proof(msgspec.Struct, frozen=True):
 class Rule:
     """One kind of mistake. A rule lives in a file of its own, whose docstring is its documentation.
 
-    ``triggers`` are regular expressions, or predicates, over bytes. A file is looked at only if each of them matches
+    ``triggers`` are regular expressions over bytes, or functions that give the offsets of their matches. A file is looked at only if each of them matches
     in it, and then parsed only where they match in one function (strings and comments are blanked by then).
     They may match too often (that costs time), never too seldom (that loses findings).
     """

@@ -35,7 +35,14 @@ def rules_hit(rules: Iterable[type[Rule]], texts: Sequence[bytes]) -> list[type[
 
 
 def _matches(trigger: Trigger, text: bytes) -> bool:
-    return _compiled(trigger).search(text) is not None if isinstance(trigger, bytes) else trigger(text)
+    return next(iter(offsets(trigger, text)), None) is not None
+
+
+def offsets(trigger: Trigger, text: bytes) -> Iterable[int]:
+    """Where ``trigger`` matches in ``text``."""
+    if isinstance(trigger, bytes):
+        return (match.start() for match in _compiled(trigger).finditer(text))
+    return trigger(text)
 
 
 def looks_like_python_2(data: bytes) -> bool:

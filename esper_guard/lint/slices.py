@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from esper_guard.lint.imports import Names
 from esper_guard.lint.masking import Masked
 from esper_guard.lint.rule import Rule
-from esper_guard.lint.scan import rules_hit
+from esper_guard.lint.scan import offsets, rules_hit
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -54,13 +54,31 @@ def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]])
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
     rules = _hit(rules, _pieces(text, masked, names, [(0, len(text))]))
     functions = list(outermost_functions(masked.code)) if rules else []
+    spots = {rule: _spots(rule, masked.code) for rule in rules}
     for function in functions:
-        hit = _applicable(rules, text, masked, names, [(function.start, function.end)])
+        here = [rule for rule in rules if _may_match(spots[rule], function, masked, names)]
+        hit = _applicable(here, text, masked, names, [(function.start, function.end)]) if here else []
         if hit:
             yield function_slice(text, function, hit)
     hit = _applicable(rules, text, masked, names, list(_gaps(functions, len(text)))) if rules else []
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
+
+
+def _spots(rule: type[Rule], code: str) -> list[int] | None:
+    """Where the first trigger of ``rule`` matches in masked code; None where bytes are not characters."""
+    return sorted(offsets(rule.triggers[0], code.encode("ascii"))) if code.isascii() else None
+
+
+def _may_match(spots: list[int] | None, function: Function, masked: Masked, names: Names) -> bool:
+    """Whether a trigger could match in a function: a cheap look, at its matches in the file."""
+    if spots is None or bisect_left(spots, function.start) < bisect_left(spots, function.end):
+        return True
+    strings = masked.interpolations
+    first = bisect_left(strings, (function.start, function.start))
+    if first < len(strings) and strings[first].start < function.end:
+        return True
+    return any(alias in masked.code[function.start : function.end] for alias in names.renamed)
 
 
 def _applicable(

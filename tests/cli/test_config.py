@@ -184,3 +184,58 @@ def test_codes_in_a_file_are_placed_there(run: Run, write: Write) -> None:
     write("esper-guard.toml", 'select = ["EG1x"]\n')
     write("a.py", BAD)
     assert "esper-guard.toml" in run("check").stderr
+
+
+SAVES = "from safetensors.torch import save_file\ndef save(model, path):\n    save_file(model.state_dict(), path)\n"
+
+
+@pytest.mark.parametrize(
+    ("assumed", "mention", "found"),
+    [
+        ('"auto"', "", False),
+        ('"auto"', "net.to(memory_format=torch.channels_last)\n", True),
+        ('"auto"', "# see channels_last\n", True),
+        ('"auto"', "from apex.contrib.groupbn import BatchNorm2d_NHWC\n", True),
+        ("true", "", True),
+        ("false", "net.to(memory_format=torch.channels_last)\n", False),
+    ],
+)
+def test_what_only_channels_last_can_do_wrong(
+    run: Run, tmp_path: Path, assumed: str, mention: str, found: bool
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[tool.esper-guard]\nassume-channels-last = {assumed}\n")
+    (tmp_path / "save.py").write_text(SAVES)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "other.py").write_text(mention)
+    done = run("check", "save.py", "--output-format", "concise", cwd=tmp_path)
+    assert ("EG307" in done.stdout) is found
+    assert done.returncode == int(found)
+    piped = run("check", "-", "--stdin-filename", "save.py", cwd=tmp_path, input=SAVES)
+    assert ("EG307" in piped.stdout) is found
+
+
+def test_a_fix_of_what_can_not_happen_is_not_applied(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.esper-guard]\n")
+    (tmp_path / "save.py").write_text(SAVES)
+    assert run("check", "--fix", "--unsafe-fixes", ".", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "save.py").read_text() == SAVES
+    (tmp_path / "use.py").write_text("net.to(memory_format=torch.channels_last)\n")
+    run("check", "--fix", "--unsafe-fixes", ".", cwd=tmp_path)
+    assert (tmp_path / "save.py").read_text() != SAVES
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("net.py", True),
+        ("test_net.py", False),
+        ("net_test.py", False),
+        ("tests/net.py", False),
+        ("conftest.py", False),
+    ],
+)
+def test_some_rules_are_silent_in_tests(run: Run, tmp_path: Path, name: str, found: bool) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("import torch\ndef f(x, w):\n    return torch.relu(x.permute(0, 3, 1, 2).contiguous())\n")
+    assert ("EG104" in run("check", name, "--output-format", "concise", cwd=tmp_path).stdout) is found

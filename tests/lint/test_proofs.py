@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from esper_guard import layout_of, trace_layouts
 from esper_guard.lint.check import check_bytes
@@ -81,12 +82,46 @@ def does_nothing(proof: Proof) -> None:
     assert describe(executed(proof, proof.recommended).result) != describe(unchanged)
 
 
+def records(proof: Proof) -> None:
+    nodes = {}
+    for code in (proof.flagged, proof.recommended):
+        run, inputs = prepared(proof, code)
+        before = torch.autograd._get_sequence_nr()
+        result = run(*inputs)
+        nodes[code] = torch.autograd._get_sequence_nr() - before, result
+    assert nodes[proof.flagged][0] > nodes[proof.recommended][0]
+    assert_equal(nodes[proof.flagged][1], nodes[proof.recommended][1])
+
+
+class Conversions(TorchFunctionMode):
+    """Counts the calls of `Tensor.to`."""
+
+    count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.Tensor.to
+        return function(*args, **(kwargs or {}))
+
+
+def repeats(proof: Proof) -> None:
+    counted = {}
+    for code in (proof.flagged, proof.recommended):
+        run, inputs = prepared(proof, code)
+        with Conversions() as conversions:
+            result = run(*inputs)
+        counted[code] = conversions.count, result
+    assert counted[proof.flagged][0] > counted[proof.recommended][0]
+    assert_equal(counted[proof.flagged][1], counted[proof.recommended][1])
+
+
 PROVES: dict[Claim, Callable[[Proof], None]] = {
     Claim.COPIES: copies,
     Claim.LOSES: loses,
     Claim.RAISES: raises,
     Claim.WRONG: wrong,
     Claim.NOTHING: does_nothing,
+    Claim.RECORDS: records,
+    Claim.REPEATS: repeats,
 }
 
 

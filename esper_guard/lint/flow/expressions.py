@@ -248,7 +248,12 @@ class Expressions:
         self._effects_of_call(node, origin)
         if isinstance(function, cst.Attribute) and receiver is not None and not origin:
             name = function.attr.value
-            if name in ONLY_TENSORS_HAVE and self.state.facts_of(receiver).kind is Kind.UNKNOWN:
+            is_own = self.place_of(function.value) in (("self",), ("cls",))
+            if (
+                name in ONLY_TENSORS_HAVE
+                and not is_own
+                and self.state.facts_of(receiver).kind is Kind.UNKNOWN
+            ):
                 self.state.refine(receiver, evidence.TENSOR)
             if name in effects.CHANGES_LAYOUT or name == "detach_":
                 return self._changed_in_place(node, function.value, facts)

@@ -260,13 +260,13 @@ class Statements(Expressions):
         self.current = join(node, ends)
         if node.finalbody is not None:
             self._raising.pop()
+            self.flow.parents[node.finalbody] = node
             self._finally(node.finalbody, leaving, loop.breaks, breaks)
             self._finally(node.finalbody, [], loop.continues, continues)
 
     def _finally(self, node: cst.Finally, leaving: list[State], jumps: list[State], first: int) -> None:
         """Walk the block for each way into it; jumps out of the loop pass through it, too."""
         normal = self.current
-        self.flow.parents[node] = node
         jumping = join((node, "jump"), jumps[first:])
         if jumping is not None:
             self.current = jumping.copy()

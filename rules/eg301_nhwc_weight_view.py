@@ -1,0 +1,428 @@
+"""# nhwc-weight-view (EG301)
+
+`view` merges dimensions of a convolution's weight or of a gradient, which raises if it is channels_last.
+
+## What it does
+
+Flags `conv.weight.view(conv.weight.size(0), -1)` and the like on the weight of a 2-D convolution (by what its class
+assigns to the attribute, by `isinstance`, as `self.weight` of a class derived from `nn.Conv2d`, as what
+`F.conv2d` is given), and `p.view(-1)` for the `p` of a loop over parameters; also on `.data`, `.grad`, `.detach()` of
+them, and through other names.
+
+## Why is this bad?
+
+`model.to(memory_format=torch.channels_last)` lays convolution weights out as O, H, W, I in memory, and their gradients
+follow. In that order I does not lie next to H, and O not next to I: no view can merge them, so `view` raises
+`RuntimeError: view size is not compatible with input tensor's size and stride`. It runs in NCHW, and fails for the
+first user who converts the model.
+
+## Example
+
+```python
+weight = self.conv.weight.view(self.conv.weight.size(0), -1)
+```
+
+## Use instead
+
+```python
+weight = self.conv.weight.reshape(self.conv.weight.size(0), -1)
+```
+
+## When it stays silent
+
+- Shapes of three and more sizes, which may keep O and I apart (`view(o, i, -1)`) or split them; a leading 1 before the
+  first dimension is no size of its own.
+- Kernels known to be 1x1, and convolutions of one channel a group: both formats are the same memory for them.
+- Weights of linear layers, embeddings, normalisations and modules that are not in sight; names for parameters that no
+  loop over parameters and no `F.conv2d` vouches for.
+- Where `is_contiguous()` was asked, after `contiguous()` or `reshape`, in `try`, where an exception is expected.
+- `view(shape)` and `view(dtype)` with a name: what it holds is unknown.
+
+## Fix safety
+
+The fix writes `reshape`, which is the same view for NCHW and a copy for channels_last. It is safe where the result
+is only read. Where it is handed on (returned, stored, given to a function) the fix is unsafe, as somebody may write
+into it; where it is written into (`view(-1).copy_(...)`) there is none: `reshape` would lose what is written.
+
+## References
+
+- [torch.Tensor.view](https://docs.pytorch.org/docs/stable/generated/torch.Tensor.view.html)
+- [Channels last memory format](https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from esper_guard.lint.rule import Claim, Finding, Invalid, Proof, Rule, Severity
+
+if TYPE_CHECKING:
+    import libcst as cst
+
+    from esper_guard.lint.flow import Flow
+    from esper_guard.lint.modules import Made
+
+    from ._views import View
+
+_CONVOLUTIONS = frozenset(
+    f"torch.nn.{lazy}{name}" for lazy in ("", "Lazy") for name in ("Conv2d", "ConvTranspose2d")
+)
+_FUNCTIONS = frozenset(f"torch.nn.functional.{name}" for name in ("conv2d", "conv_transpose2d")) | {
+    "torch.conv2d",
+    "torch.conv_transpose2d",
+}
+_SAME_ORDER = frozenset(
+    "abs bfloat16 clone cpu cuda detach double float half requires_grad_ to type type_as".split()
+)
+_ARE_PARAMETERS = re.compile(r"(?:\A|[._])(?:params|parameters)\Z|\[['\"]params['\"]\]\Z")
+_LISTS_PARAMETERS = frozenset(("parameters", "named_parameters"))
+_WRAPPERS = frozenset("filter list reversed sorted tqdm tuple".split())
+_CONTAINERS = frozenset(f"torch.nn.{name}" for name in ("Module", "ModuleDict", "ModuleList", "Sequential"))
+_WEIGHT = re.compile(r"\bweight\b|\bconv2d\b|\bconv_transpose2d\b")
+_LOOP = re.compile(r"\bfor\b")
+_IS_POINTWISE = re.compile(r"\bkernel_size\b[^\n]*==[\s(]*1\b")
+_CLASS = re.compile(r"(?:\A|(?<=[\r\n]))([ \t]*)class[ \t]+(\w+)")
+
+
+class NhwcWeightView(Rule):
+    """Looks at each ``view`` with few sizes, then at what it is called on."""
+
+    code = "EG301"
+    name = "nhwc-weight-view"
+    severity = Severity.ERROR
+    triggers = (rb"view\s*\(", rb"weight|param|conv2d|conv_transpose2d")
+    only_with_channels_last = True
+
+    valid = (
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        return self.c.weight.reshape(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        return self.c.weight.view(8, 3, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 1)\n"
+        "    def f(self):\n        return self.c.weight.view(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n"
+        "        self.c = nn.Conv2d(3, 8, kernel_size=(1, 1))\n"
+        "    def f(self):\n        return self.c.weight.view(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n"
+        "        self.c = nn.Conv2d(8, 8, 3, groups=8)\n    def f(self):\n        return self.c.weight.view(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self, d):\n"
+        "        self.c = nn.Conv2d(d, d, 3, groups=d)\n    def f(self):\n        return self.c.weight.view(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(1, 8, 3)\n"
+        "    def f(self):\n        return self.c.weight.view(8, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Linear(3, 8)\n"
+        "    def f(self):\n        return self.c.weight.view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def f(self):\n        return self.c.weight.view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Linear):\n    def f(self):\n        return self.weight.view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        return self.c.bias.view(1, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        return self.c.weight.contiguous().view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        w = self.c.weight\n        if w.is_contiguous():\n            return w.view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        try:\n            return self.c.weight.view(-1)\n        except RuntimeError:\n"
+        "            return None\n",
+        "import torch\ndef f(model):\n    for p in model.parameters():\n        p.view(torch.uint8)\n",
+        "def f(model, shape):\n    for p in model.parameters():\n        p.data.view(shape)\n        p.view(*shape)\n",
+        "def f(model):\n    for p in model.parameters():\n        p.exp_avg.view(-1)\n",
+        "def f(tensors, params):\n    for t in tensors:\n        t.view(-1)\n    return params\n",
+        "def f(weight):\n    return weight.view(weight.size(0), -1)\n",
+        "import torch.nn as nn\ndef f(params):\n    fc = nn.Linear(3, 4)\n    return [p.view(-1) for p in fc.parameters()]\n",
+        "def f(model):\n    for name, p in model.named_parameters():\n        name.view(-1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+        "    def f(self):\n        return self.c.weight.view(1, 8, -1)\n",
+        "import torch.nn as nn\nclass L(nn.Linear):\n    def f(self):\n        return [p.view(-1) for p in self.parameters()]\n",
+        "def f(params, flats):\n    return [flat.view(-1) for p, flat in zip(params, flats)]\n",
+        "def f(params):\n    return [i.view(-1) for i, p in enumerate(params)]\n",
+        "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    assert c.kernel_size == (1, 1)\n    return c.weight.view(-1)\n",
+    )
+    invalid = (
+        Invalid(
+            "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
+            "    def f(self):\n        return self.c.weight.view(self.c.weight.size(0), -1).mean(1)\n",
+            fixed="import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n"
+            "        self.c = nn.Conv2d(3, 8, 3)\n"
+            "    def f(self):\n        return self.c.weight.reshape(self.c.weight.size(0), -1).mean(1)\n",
+            message="`self.c.weight`",
+        ),
+        Invalid(
+            "import torch\nimport torch.nn as nn\ndef f(model):\n    for m in model.modules():\n"
+            "        if isinstance(m, (nn.Linear, nn.Conv2d)):\n            w = m.weight.detach()\n"
+            "            torch.linalg.norm(torch.Tensor.view(w, (w.shape[0], -1)))\n",
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(m: nn.Conv2d):\n    w = m.weight\n    w.data.view(-1).copy_(w.view([-1]))\n",
+            findings=2,
+            fixed="import torch.nn as nn\ndef f(m: nn.Conv2d):\n    w = m.weight\n"
+            "    w.data.view(-1).copy_(w.reshape([-1]))\n",
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    flat = m.weight.data.view(8, -1)\n    flat[0] = x\n",
+            fixed="import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    flat = m.weight.data.view(8, -1)\n    flat[0] = x\n",
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    flat = m.weight.data.view(8, -1)\n    flat += x\n",
+            fixed="import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    flat = m.weight.data.view(8, -1)\n    flat += x\n",
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    m.weight.data.view(-1)[3:].zero_()\n",
+            fixed="import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    m.weight.data.view(-1)[3:].zero_()\n",
+        ),
+        Invalid(
+            "import torch\nimport torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    torch.nn.init.zeros_(m.weight.view(-1))\n"
+            "    torch.add(x, x, out=m.weight.view(-1))\n",
+            findings=2,
+        ),
+        Invalid(
+            "import torch\ndef f(model):\n    return torch.cat([p.grad.view(-1) for p in model.parameters()])\n",
+            fixed="import torch\ndef f(model):\n    return torch.cat([p.grad.reshape(-1) for p in model.parameters()])\n",
+        ),
+        Invalid(
+            "def f(m):\n    for i, (_, p) in enumerate(m.named_parameters()):\n        p.data.view(-1).sum()\n"
+        ),
+        Invalid(
+            "def f(o):\n    for g in o.param_groups:\n        for p in g['params']:\n            p.view(p.numel()).sum()\n"
+        ),
+        Invalid("def f(self):\n    for p in self._params:\n        self.all.append(p.grad.view(-1))\n"),
+        Invalid(
+            "import torch.nn as nn\nimport torch.nn.functional as F\nclass WS(nn.Conv2d):\n    def forward(self, x):\n"
+            "        w = self.weight\n        std = w.view(w.size(0), -1).std(dim=1)\n        return F.conv2d(x, w / std)\n"
+        ),
+        Invalid(
+            "import torch.nn.functional as F\ndef ws(x, weight):\n    c = weight.size(0)\n"
+            "    flat = weight.view(c, -1)\n    weight = weight / flat.std(1)\n    return F.conv2d(x, weight)\n"
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    return c.weight.view(1, c.weight.shape[0], -1)\n"
+        ),
+        Invalid(
+            "import torch.nn as nn\nclass WS(nn.Conv2d):\n    def norm(self, weight):\n        w = weight - weight.mean()\n"
+            "        return w.view(w.size(0), -1)\n"
+        ),
+        Invalid("def f(params, more):\n    return [p.view(-1) for n, p in zip(more, params)]\n"),
+        Invalid(
+            "import torch.nn as nn\nclass L(nn.Conv2d):\n    def f(self):\n        return [p.view(-1) for p in self.parameters()]\n"
+        ),
+    )
+    proof = Proof(
+        Claim.RAISES,
+        flagged="def run(x):\n    conv = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)\n"
+        "    return conv.weight.view(8, -1)\n",
+        recommended="def run(x):\n    conv = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)\n"
+        "    return conv.weight.reshape(8, -1)\n",
+        error="view size is not compatible",
+    )
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether there is a ``view`` with few sizes, on a weight or on what a loop over parameters yields."""
+        from ._views import written_views
+
+        views = list(written_views(code))
+        if not views:
+            return False
+        return bool(_WEIGHT.search(code)) or any(_may_be_looped(view.root, code) for view in views)
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        from ._views import as_view, is_expected_to_raise, is_tested_contiguous
+
+        for call in flow.calls:
+            view = as_view(flow, call)
+            if view is None or not _merges(flow, view) or not _can_be_channels_last(flow, view.receiver):
+                continue
+            if is_tested_contiguous(flow, view.receiver) or is_expected_to_raise(flow, call):
+                continue
+            if _asks_for_pointwise(flow, call):
+                continue
+            yield self._finding(flow, view)
+
+    def _finding(self, flow: Flow, view: View) -> Finding:
+        from ._views import flattened
+
+        positions = flow.positions
+        receiver = positions.shown(view.receiver)
+        return self.finding(
+            flow,
+            view.call,
+            f"`{positions.shown(view.call)}` raises if `{receiver}` is channels_last: no view can merge its dimensions",
+            help="write `reshape`, which copies only then; where the result is written into, write to the tensor itself",
+            fix=flattened(flow, view, is_owned=False),
+        )
+
+
+def _may_be_looped(name: str, code: str) -> bool:
+    """Whether a loop in ``code`` may bind ``name``, or a name that it is an alias of."""
+    if not name or re.search(rf"(?<![\w.]){name}[ \t]*=(?!=)", code):
+        return _LOOP.search(code) is not None
+    return re.search(rf"\bfor\b[^:]{{0,200}}?\b{name}\b[^:]{{0,200}}?\bin\b", code) is not None
+
+
+def _asks_for_pointwise(flow: Flow, node: cst.CSTNode) -> bool:
+    """Whether the function has asked for a kernel of 1x1 before ``node``."""
+    import libcst as cst
+
+    functions = [one for one in flow.ancestors(node) if isinstance(one, cst.FunctionDef)]
+    start = flow.positions.span(functions[-1])[0] if functions else 0
+    text = flow.positions.source.text
+    return _IS_POINTWISE.search(text, start, flow.positions.span(node)[0]) is not None
+
+
+def _merges(flow: Flow, view: View) -> bool:
+    """Whether four dimensions can't fit the sizes but by merging those that lie apart."""
+    from ._views import dimension_read, literal
+
+    sizes = view.sizes
+    if len(sizes) == 3 and literal(sizes[0]) == 1:
+        return dimension_read(flow, sizes[1], view.receiver) == 0 or _reads_output_channels(
+            flow, sizes[1], view
+        )
+    return len(sizes) <= 2
+
+
+def _reads_output_channels(flow: Flow, size: cst.BaseExpression, view: View) -> bool:
+    """``c.weight.shape[0]`` in a view of ``c.weight``, as written."""
+    shown = flow.positions.one_line(view.receiver)
+    return flow.positions.one_line(size) in (f"{shown}.shape[0]", f"{shown}.size(0)")
+
+
+def _can_be_channels_last(flow: Flow, tensor: cst.BaseExpression) -> bool:
+    """Whether ``tensor`` is the weight of a convolution, a parameter, or a gradient or copy of one."""
+    import libcst as cst
+
+    seen: set[cst.CSTNode] = set()
+    waiting = [tensor]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if _is_convolution_weight(flow, one) or _is_from_parameters(flow, one):
+            return True
+        if isinstance(one, cst.Name):
+            waiting += [load for load in flow.loads(one) if isinstance(load, cst.Attribute)]
+            made_by = flow.made_by(one)
+            waiting += [made_by] if isinstance(made_by, (cst.Call, cst.BinaryOperation)) else []
+        elif isinstance(one, cst.Attribute) and one.attr.value in ("data", "grad"):
+            waiting.append(one.value)
+        elif isinstance(one, cst.Call):
+            waiting += _kept(flow, one)
+        elif isinstance(one, cst.BinaryOperation):
+            waiting.append(one.left)
+    return False
+
+
+def _kept(flow: Flow, call: cst.Call) -> list[cst.BaseExpression]:
+    """What ``call`` returns in the same order of dimensions: ``w`` for ``w.detach()``."""
+    from ._chains import memory_format_argument, unbound
+
+    receiver, method, arguments = unbound(flow, call)
+    if receiver is None or method not in _SAME_ORDER or memory_format_argument(arguments, method) is not None:
+        return []
+    return [receiver]
+
+
+def _is_convolution_weight(flow: Flow, node: cst.BaseExpression) -> bool:
+    import libcst as cst
+
+    if isinstance(node, cst.Attribute) and node.attr.value == "weight":
+        if isinstance(node.value, cst.Name) and node.value.value == "self":
+            return any(base in _CONVOLUTIONS for base in _bases_around(flow, node))
+        return any(_is_wide(made) for made in flow.facts(node.value).made)
+    return isinstance(node, cst.Name) and _is_given_to_convolution(flow, node)
+
+
+def _is_wide(made: Made) -> bool:
+    """A convolution whose weight has more than one channel, and a kernel larger than 1x1, as far as is known."""
+    if made.origin not in _CONVOLUTIONS:
+        return False
+    groups = dict(made.keywords).get("groups", 1)
+    return (
+        made.argument(2, "kernel_size") not in (1, (1, 1))
+        and groups == 1
+        and made.argument(0, "in_channels") != 1
+    )
+
+
+def _bases_around(flow: Flow, node: cst.CSTNode) -> list[str]:
+    """The full names of the bases of the class around ``node``."""
+    start = flow.positions.span(node)[0]
+    text = flow.positions.source.text
+    line = text[max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1 : start]
+    indentation = len(line) - len(line.lstrip())
+    around = [found[2] for found in _CLASS.finditer(text, 0, start) if len(found[1]) + 1 < indentation]
+    bases = flow.names.classes.get(around[-1], ()) if around else ()
+    return [flow.names.resolve(base) for base in bases]
+
+
+def _is_given_to_convolution(flow: Flow, name: cst.Name) -> bool:
+    """Whether a parameter of the function is, by its name, the weight of ``F.conv2d`` in it, or of the class."""
+    import libcst as cst
+
+    if not isinstance(flow.made_by(name), cst.Param):
+        return False
+    if name.value == "weight" and any(base in _CONVOLUTIONS for base in _bases_around(flow, name)):
+        return True
+    return any(_is_weight_of(call, name) for call in flow.calls if flow.origin(call.func) in _FUNCTIONS)
+
+
+def _is_weight_of(call: cst.Call, name: cst.Name) -> bool:
+    import libcst as cst
+
+    weights = [
+        argument.value
+        for index, argument in enumerate(call.args)
+        if (argument.keyword.value == "weight" if argument.keyword is not None else index == 1)
+    ]
+    return any(isinstance(weight, cst.Name) and weight.value == name.value for weight in weights)
+
+
+def _is_from_parameters(flow: Flow, node: cst.BaseExpression) -> bool:
+    """Whether ``node`` is what a loop over parameters yields."""
+    import libcst as cst
+
+    target = flow.made_by(node)
+    if not isinstance(node, cst.Name) or not isinstance(target, cst.Name):
+        return False
+    path: list[int] = []  # where the target stands in the tuples around it, innermost first
+    child: cst.CSTNode = target
+    for ancestor in flow.ancestors(target):
+        if isinstance(ancestor, (cst.For, cst.CompFor)):
+            return _yields_parameters(flow, ancestor.iter, path[::-1])
+        if isinstance(ancestor, (cst.Tuple, cst.List)):
+            path.append(next(at for at, element in enumerate(ancestor.elements) if element is child))
+        elif not isinstance(ancestor, cst.Element):
+            return False
+        child = ancestor
+    return False
+
+
+def _yields_parameters(flow: Flow, iterable: cst.BaseExpression, path: list[int]) -> bool:
+    """Whether the items of ``iterable`` hold parameters at ``path``, such as ``[1, 0]`` in ``i, (p, q)``."""
+    import libcst as cst
+
+    if not isinstance(iterable, cst.Call):
+        return not path and bool(_ARE_PARAMETERS.search(flow.positions.one_line(iterable)))
+    function = iterable.func
+    if isinstance(function, cst.Attribute) and function.attr.value in _LISTS_PARAMETERS:
+        expected = [1] if function.attr.value == "named_parameters" else []
+        return path == expected and _may_own_convolution(flow, function.value)
+    name = function.value if isinstance(function, cst.Name) else ""
+    if name == "zip" and path and path[0] < len(iterable.args):
+        return _yields_parameters(flow, iterable.args[path[0]].value, path[1:])
+    if name == "enumerate" and path[:1] == [1]:
+        return _yields_parameters(flow, iterable.args[0].value, path[1:])
+    return name in _WRAPPERS and any(_yields_parameters(flow, one.value, path) for one in iterable.args)
+
+
+def _may_own_convolution(flow: Flow, module: cst.BaseExpression) -> bool:
+    import libcst as cst
+
+    if isinstance(module, cst.Name) and module.value == "self":
+        known = [base for base in _bases_around(flow, module) if base.startswith("torch.nn.")]
+        return all(base in _CONVOLUTIONS or base in _CONTAINERS for base in known)
+    made = flow.facts(module).made
+    return not made or any(
+        one.parts or _is_wide(one) or not one.origin.startswith("torch.nn.") for one in made
+    )
