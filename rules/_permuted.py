@@ -17,8 +17,23 @@ _FOUR_NUMBERS = re.compile(r"(?:-?\d\s*,\s*){3}-?\d")
 _SWAP = re.compile(r"\b(?:transpose|swapaxes|swapdims)\b")
 
 
+_TABLE = (
+    200_000  # characters: no function that a person wrote, but a table such as torch's own of all operators
+)
+_NEARBY = 2_000
+_PERMUTE = re.compile(r"permute|rearrange|movedim|moveaxis|transpose|swapaxes|swapdims")
+
+
+def _copies_nearby(code: str) -> bool:
+    """Whether something is made contiguous soon after it is permuted."""
+    copies = re.finditer(r"\.[\s\\]*contiguous[\s\\]*\(", code)
+    return any(_PERMUTE.search(code, max(0, copy.start() - _NEARBY), copy.start()) for copy in copies)
+
+
 def may_permute_images(code: str) -> bool:
     """Whether masked code could permute four dimensions: in one call, or by two swaps."""
+    if len(code) > _TABLE and not _copies_nearby(code):
+        return False
     if "permute" in code and _FOUR_NUMBERS.search(code):
         return True
     return any(name in code for name in ("rearrange", "movedim", "moveaxis")) or len(_SWAP.findall(code)) > 1

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from ._chains import Copy
 
-_COPIES = re.compile(r"\bcontiguous\b")
+_COPIES = re.compile(r"\.[\s\\]*contiguous[\s\\]*\(")
 # 4-D tensors that are no images, such as the bias of an attention: only a convolution or the like proves them to be.
 _NO_IMAGE = re.compile(r"pos|bias|mask|att|score|logit|head|query|key|value\b", re.IGNORECASE)
 # They say nothing about who needs the copy: whoever reads their result does.

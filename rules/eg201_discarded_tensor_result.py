@@ -113,6 +113,15 @@ _OPENERS = (
     b" not",
     b" in",
 )
+_ROOT = re.compile(rb"\w+")
+# A plain container, nothing, or no binding at all but a call of the usual methods of a set.
+_SET_LIKE = re.compile(rb"[ \t]*(?::[^=]*[sS]et[^=]*)?=(?!=)[ \t]*(?:\w*[sS]et\b|[{\[\"]|\w*dict\b|None\b)")
+_BOUND_AFTER = re.compile(
+    rb"[ \t]*(?::?=(?!=)|[-+*/@%&|^]=|:[^=]*(?:[tT]ensor|torch|Param))|\.(?:"
+    + b"|".join(name.encode() for name in sorted(ONLY_TENSORS_HAVE))
+    + rb")\(|[^\n]*\bin\b"
+)
+_BOUND_BEFORE = re.compile(rb"(?:isinstance|is_tensor)\([ \t]*[\w.]+\Z|\bas [\w.]+\Z|\bfor\b[^:]*\Z")
 _BRACKET = re.compile(rb"[][(){}]")
 _END = re.compile(rb"[ \t]*(?:[;#\\\r]|\Z)")
 _COMPOUND = re.compile(rb"[ \t]*(?:if|elif|else|for|while|try|except|finally|with|async|case|def|class)\b")
@@ -231,6 +240,7 @@ class DiscardedTensorResult(Rule):
 
 def _statements(text: bytes) -> Iterator[int]:
     """Where one of the methods is called as far as a statement could end with it."""
+    known: dict[bytes, bool] = {}
     for call in _CALL.finditer(text):
         line = text.rfind(b"\n", 0, call.start()) + 1
         if call.start() - line > _LONGEST_LINE:  # not worth the look: looking further in costs more each time
@@ -243,7 +253,48 @@ def _statements(text: bytes) -> Iterator[int]:
             or not _begins_statement(text, line, head[0])
         ):
             continue
+        if call[0].startswith(b".add") and not _may_be_bound_to_tensor(text, head[0].strip(), known):
+            continue
         yield call.start()
+
+
+def _may_be_bound_to_tensor(text: bytes, place: bytes, known: dict[bytes, bool]) -> bool:
+    """Whether ``place``, of which ``add`` is called, is bound to anything but a set; calls and the like may be anything."""
+    name = _ROOT.match(place)
+    if name is None or b"(" in place or b";" in place or b":" in place:
+        return True
+    names = {place} if name[0] in (b"self", b"cls") else {place, name[0]}
+    for one in names - known.keys():
+        known[one] = any(_binds(text, match) for match in _occurrences(text, one))
+    return any(known[one] for one in names)
+
+
+def _occurrences(text: bytes, name: bytes) -> Iterator[int]:
+    """Where ``name`` ends as a whole name: a search for a plain string, which is much faster than a pattern."""
+    at = text.find(name)
+    while at >= 0:
+        end = at + len(name)
+        if (
+            not (text[at - 1 : at].isalnum() or text[at - 1 : at] in (b"_", b"."))
+            and not text[end : end + 1].isalnum()
+        ):
+            yield end
+        at = text.find(name, end)
+
+
+def _binds(text: bytes, end: int) -> bool:
+    """Whether the name that ends at ``end`` is bound there to what may be a tensor, or used as only tensors are."""
+    line = text.rfind(b"\n", 0, end) + 1
+    stop = text.find(b"\n", end)
+    after = text[end : len(text) if stop < 0 else stop]
+    if _SET_LIKE.match(after):
+        return False
+    before = text[line:end]
+    return (
+        _BOUND_AFTER.match(after) is not None
+        or _BOUND_BEFORE.search(before) is not None
+        or (b"=" in after and (b"," in after.partition(b"=")[0] or b"," in before))
+    )
 
 
 def _ends_statement(text: bytes, start: int) -> bool:

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from esper_guard.lint.modules import Made
 
 _RANKS = {"torch.channels_last": 4, "torch.channels_last_3d": 5}
-_CONVERTS = re.compile(r"(?<!is_contiguous\(memory_format=torch\.)channels_last")
+_GIVEN = re.compile(r"(?:[^=!<>]=|contiguous\s*\()\s*[\w.]*channels_last")
 _FORMAT_OF = {4: "channels_last", 5: "channels_last_3d"}
 _CONVERT = frozenset(
     "to contiguous clone cpu cuda float double half bfloat16 int long short byte char bool type xpu".split()
@@ -170,8 +170,8 @@ class WrongRankChannelsLast(Rule):
 
     @classmethod
     def may_apply(cls, code: str) -> bool:
-        """Whether channels_last is more than asked about, by ``is_contiguous``."""
-        return _CONVERTS.search(code) is not None
+        """Whether channels_last is given to something, by its own name or another."""
+        return _GIVEN.search(code) is not None or ".torch.channels_last" in code
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import is_expected_to_raise
