@@ -153,6 +153,9 @@ class PermuteContiguousIntoOp(Rule):
             "    x = x.transpose(1, 3).transpose(2, 3).contiguous()\n    return F.interpolate(x, size=(4, 4))\n"
         ),
         Invalid(
+            "def f(x, y, heads):\n    return x.view(1, 2, 3, heads).permute(0, 3, 1, 2).contiguous() + y\n"
+        ),
+        Invalid(
             "import torch.nn.functional as F\ndef f(x, w):\n    return F.conv3d(x.permute(0, 4, 1, 2, 3).contiguous(), w)\n"
         ),
         Invalid(
@@ -212,9 +215,18 @@ def _reader(flow: Flow, copy: Copy) -> cst.BaseExpression | None:
                     return None
             elif one.how is not How.METADATA:
                 return None
-    if leaves or _NO_IMAGE.search(flow.positions.one_line(copy.receiver)):
+    if leaves or _NO_IMAGE.search(_root(flow, copy.receiver)):
         return readers.get(True)
     return readers.get(True) or readers.get(False)
+
+
+def _root(flow: Flow, node: cst.BaseExpression) -> str:
+    """What a chain of methods begins with: ``rel_pos`` in ``rel_pos.float().permute(0, 3, 1, 2)``."""
+    import libcst as cst
+
+    while isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        node = node.func.value
+    return flow.positions.one_line(node)
 
 
 def _is_spatial(names: frozenset[str]) -> bool:

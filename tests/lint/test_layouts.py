@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper_guard.lint.check import check_bytes
 from esper_guard.lint.flow import Flow, analyse
 from esper_guard.lint.flow.layouts import Layout, Origin
 from esper_guard.lint.flow.positions import Positions
@@ -160,3 +161,8 @@ def test_a_converted_module_is_converted_for_all_its_names() -> None:
     )
     layout, _ = last_call(flow)
     assert layout == Layout((0, 2, 3, 1), Origin.CONVERTED)
+
+
+def test_a_class_that_is_named_like_its_base() -> None:
+    text = "from other import Net\nclass Net(Net):\n    pass\ndef f(x: Net):\n    return x.contiguous().detach()\n"
+    assert [finding.code for finding in check_bytes("a.py", text.encode(), {"EG001", "EG101"})] == ["EG101"]

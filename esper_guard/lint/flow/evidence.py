@@ -60,6 +60,7 @@ _PLAIN_TYPES = frozenset(
 _SEQUENCES = frozenset(
     "list tuple typing.List typing.Tuple typing.Sequence collections.abc.Sequence typing.Iterable".split()
 )
+_DEEPEST_BASES = 10
 _KNOWN_BASES = frozenset(
     "object Exception dict list tuple str int float enum.Enum enum.IntEnum typing.NamedTuple typing.Protocol abc.ABC".split()
 )
@@ -184,7 +185,9 @@ def _from_local_class(name: str, names: Names, depth: int) -> Facts:
     kinds = set()
     for base in bases:
         origin = names.resolve(base)
-        if base in names.classes and depth < 10:
+        if base in names.classes:
+            if depth >= _DEEPEST_BASES:  # ``class Config(Config)``, after an import of that name
+                return NOTHING
             kinds.add(_from_local_class(base, names, depth + 1).kind)
         elif base in _KNOWN_BASES or origin in _KNOWN_BASES:
             kinds.add(Kind.OTHER)
