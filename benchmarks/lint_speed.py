@@ -77,6 +77,13 @@ def main() -> None:
         str(tree.parent),
         arguments.rounds,
     )
+    compare(
+        "the whole catalogue against one rule",
+        [*check, tree.name],
+        {"EG101 alone": [*check, "--select", "EG101", tree.name]},
+        str(tree.parent),
+        arguments.rounds,
+    )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "clean.py").write_text("def f(x):\n    return x + 1\n", encoding="utf-8")
         compare(

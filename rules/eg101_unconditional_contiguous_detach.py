@@ -38,7 +38,7 @@ seed_input = host_features.detach()
   variable. A test of another value, or made before `x` was bound again, guards nothing.
 - Another or an unknown memory format: `torch.channels_last`, `torch.preserve_format`, a variable.
 - The copy is needed: it goes to `view`, `reshape`, `numpy()`, `data_ptr()`, DLPack, serialisation, native code.
-- `x` is provably no 4-D or 5-D tensor, or no tensor.
+- `x` is provably no 4-D or 5-D tensor, or no tensor, or what `torch.linalg` made of a matrix.
 - `x.detach().contiguous()`: the same copy, but asked for by whoever uses the result.
 
 Where the test came out True, the copy never happens, and the finding says so.
@@ -113,6 +113,8 @@ class UnconditionalContiguousDetach(Rule):
         "def f(x):\n    b, n, c = x.shape\n    return x.contiguous().detach()\n",
         "def f(x):\n    assert x.dim() == 3\n    return x.contiguous().detach()\n",
         "def f(x):\n    y = x.contiguous()\n    return y, y.detach()\n",
+        "import torch\ndef f(x, k):\n    u, s, v = torch.linalg.svd(x)\n    return u[:, :k].contiguous().detach()\n",
+        "import torch\ndef f(x):\n    r = torch.linalg.inv(x)\n    return r.contiguous().detach()\n",
         "import numpy as np\ndef f(x: np.ndarray):\n    return x.contiguous().detach()\n",
         "class Boxes:\n    pass\ndef f(x: Boxes):\n    return x.contiguous().detach()\n",
     )
@@ -242,7 +244,23 @@ def _may_copy(flow: Flow, copy: Copy) -> bool:
 
     facts = flow.facts(copy.receiver)
     guarded = any(not test.outcome for test in facts.tests)
-    return not guarded and can_be_image(facts) and not _is_from_state_dict(flow, copy.receiver)
+    if guarded or not can_be_image(facts):
+        return False
+    return not _is_from_state_dict(flow, copy.receiver) and not _is_factor(flow, copy.receiver)
+
+
+def _is_factor(flow: Flow, receiver: cst.BaseExpression) -> bool:
+    """Whether it is, or is a slice of, what a factorisation of a matrix returned: no image."""
+    import libcst as cst
+
+    while isinstance(receiver, cst.Subscript):
+        receiver = receiver.value
+    made_by = flow.made_by(receiver)
+    if not isinstance(made_by, cst.CSTNode):
+        return False
+    assigned = next((a for a in (made_by, *flow.ancestors(made_by)) if isinstance(a, cst.Assign)), None)
+    value = assigned.value if assigned is not None else made_by
+    return isinstance(value, cst.Call) and flow.origin(value.func).startswith(("torch.linalg.", "torch.svd"))
 
 
 def _is_from_state_dict(flow: Flow, receiver: cst.BaseExpression) -> bool:
