@@ -99,6 +99,12 @@ class PermuteContiguousIntoOp(Rule):
         "def f(x, y):\n    return x.permute(0, 3, 1, 2).contiguous().add_(y)\n",
         "def f(rel_pos, y):\n    return rel_pos.permute(0, 3, 1, 2).contiguous() + y\n",
         "def f(x):\n    return x.permute(0, 3, 1, 2).contiguous().float()\n",
+        "import torch.nn.functional as F\ndef f(x):\n    x = F.max_pool2d(x.permute(0, 3, 1, 2).contiguous(), 2)\n"
+        "    return x.reshape(4, -1), x.view(4, -1)\n",
+        "import torch\ndef f(x, y):\n    return x.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format) + y\n",
+        "from torch import nn\nclass M(nn.Module):\n    def __init__(self, c):\n"
+        "        self.proj = nn.Conv2d(c, c, 1) if c else Other(c)\n    def forward(self, x):\n"
+        "        return self.proj(x.permute(0, 3, 1, 2).contiguous())\n",
         "def f(x, net):\n    return net(x.permute(0, 3, 1, 2).contiguous())\n",
         "def f(x, y):\n    x = x.permute(0, 3, 1, 2).contiguous()\n    return x, x + y\n",
         "def f(x, y, net):\n    x = x.permute(0, 3, 1, 2).contiguous()\n    return net(x) + x\n",
@@ -120,6 +126,9 @@ class PermuteContiguousIntoOp(Rule):
         ),
     )
     invalid = (
+        Invalid(
+            "def f(x, y):\n    x = x.permute(0, 3, 1, 2).contiguous()\n    log(x.shape)\n    return x + y\n"
+        ),
         Invalid(
             "import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 3, 1, 2).contiguous(), 2)\n",
             fixed="import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 3, 1, 2), 2)\n",
@@ -256,6 +265,6 @@ def _is_needed_in_order(flow: Flow, result: cst.BaseExpression, is_spatial: bool
     reshapes = [
         use for use in uses if (called := method_called_on(flow, use)) and called[0] in ("reshape", "flatten")
     ]
-    if is_spatial and reshapes and len(reshapes) == len(uses):
+    if is_spatial and len(reshapes) == len(uses):
         return False
     return needs_contiguous(flow, result)

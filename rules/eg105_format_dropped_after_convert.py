@@ -77,6 +77,14 @@ class FormatDroppedAfterConvert(Rule):
         return _CONVERSION.search(code) is not None or ".torch.channels_last" in code
 
     valid = (
+        "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
+        "    x = x.to(memory_format=torch.contiguous_format)\n    return x.softmax(1), y\n",
+        "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n    return x.permute(0, 3, 1, 2).softmax(1), y\n",
+        "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self, c):\n        self.m = nn.Softmax(1) if c else nn.ReLU()\n    def forward(self, x):\n        return self.m(x.to(memory_format=torch.channels_last))\n",
+        "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self, c):\n        self.m = nn.Sequential(nn.Softmax(1), nn.Conv2d(3, 3, 1))\n    def forward(self, x):\n        return self.m(x.to(memory_format=torch.channels_last))\n",
+        "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
+        "    return y, torch.cat([x, torch.zeros(1, 3, 4, 4)])\n",
+        "import torch\ndef f(xs):\n    xs = xs.to(memory_format=torch.channels_last)\n    return torch.cat(xs)\n",
         "import torch\ndef f(x):\n    return torch.softmax(x, 1)\n",
         "import torch\ndef f(x):\n    return torch.relu(x.to(memory_format=torch.channels_last))\n",
         (
@@ -94,6 +102,9 @@ class FormatDroppedAfterConvert(Rule):
         "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2).softmax(1)\n",
     )
     invalid = (
+        Invalid(
+            "import torch\ndef f(x):\n    return x.to(memory_format=torch.channels_last).softmax(1).to(torch.float64)\n"
+        ),
         Invalid(
             "import torch\ndef f(x, conv):\n    x = x.to(memory_format=torch.channels_last)\n    x = torch.softmax(x, 1)\n    return conv(x)\n",
             message="`torch.softmax(x, 1)`",
