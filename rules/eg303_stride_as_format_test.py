@@ -59,6 +59,9 @@ _LOOKS_FURTHER = re.compile(
     r"\.stride\(|is_contiguous|shape\[(?:1|-3)\]|size\((?:1|-3)\)|size\(\)\[(?:1|-3)\]"
 )
 _CHANNELS = ("1", "-3")
+_SECOND = re.compile(
+    r"stride[\s\\]*\([\s\\]*(?:(?:dim[\s\\]*=[\s\\]*)?(?:1|-[\s\\]*3)\b|\)[\s\\]*\[[\s\\]*(?:1|-[\s\\]*3)\b)"
+)
 
 _HEAD = "import torch\nimport torch.nn.functional as F\n"
 _CHOICE = "torch.channels_last if {test} else torch.contiguous_format"
@@ -76,6 +79,11 @@ class StrideAsFormatTest(Rule):
     severity = Severity.WARNING
     in_tests = False
     triggers = (rb"stride[\s\\]*\(", _NAMES.replace(r"\bis_cl\b|\bcl\b", r"NHWC|NDHWC|is_cl|cl\b").encode())
+
+    @classmethod
+    def may_apply(cls, code: str) -> bool:
+        """Whether the second stride is asked for."""
+        return _SECOND.search(code) is not None
 
     valid = (
         _chosen("x.padding(1) == 1"),

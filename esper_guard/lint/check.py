@@ -123,13 +123,13 @@ def _run_rules(
             check_syntax(source)  # what is wrong with the file as a whole says more
             raise SourceError(error.message, error.row + piece.first_row) from None
         positions = Positions(source, module, piece.first_row)
+        starts = piece.starts(masked.code)
         for root in piece.roots(module):
             if root is module:
                 used, rebound = names_in_functions(masked.code), names_declared_global(masked.code)
                 flow = analyse(root, names, positions, used, rebound)
             else:
-                start = piece.start if piece.kind == "function" else positions.span(root)[0]
-                flow = analyse(root, names, positions, attribute=partial(classes.attribute, start))
+                flow = analyse(root, names, positions, attribute=partial(classes.attribute, next(starts, 0)))
             for rule in piece.rules:
                 findings += rule().check(flow)
     if findings and not is_parsed:

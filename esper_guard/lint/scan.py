@@ -35,7 +35,9 @@ def rules_hit(rules: Iterable[type[Rule]], texts: Sequence[bytes]) -> list[type[
 
 
 def _matches(trigger: Trigger, text: bytes) -> bool:
-    return next(iter(offsets(trigger, text)), None) is not None
+    if isinstance(trigger, bytes):
+        return _compiled(trigger).search(text) is not None
+    return next(iter(trigger(text)), None) is not None
 
 
 def offsets(trigger: Trigger, text: bytes) -> Iterable[int]:

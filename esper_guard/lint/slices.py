@@ -49,6 +49,12 @@ class Slice(NamedTuple):
         if self.kind != "module":
             yield from _outermost(module)
 
+    def starts(self, code: str) -> Iterator[int]:
+        """Where each function among the roots begins in the file, whose masked code is ``code``."""
+        if self.kind == "function":
+            return iter((self.start,))
+        return (function.start for function in outermost_functions(code))
+
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
