@@ -32,7 +32,7 @@ x = x.reshape(x.size(0), -1)
 ## When it stays silent
 
 - `view(b, c, -1)` merges H and W only, `view(b, g, c // g, h, w)` splits C: both are views in either format.
-- Anything that may be 1x1, for which every view works: after average pools, kernels larger than 3 without padding, adaptive pools unless their output is
+- Anything that may be 1x1, for which every view works: after average pools, max pools with a window that is large or not literal, kernels larger than 3 without padding, adaptive pools unless their output is
   written out and larger, 1x1 convolutions of a value that is not in sight, `view(-1, n)` with as many features as the
   convolution has channels.
 - Anything that may have one channel: `view(-1)`, `view(-1, 1)` where the channels are not a literal of two and more.
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from ._views import View, Written
 
 _CONVOLUTIONS = frozenset(("conv2d", "conv_transpose2d"))
-_WIDENING = frozenset("interpolate upsample pixel_shuffle max_pool2d".split())
+_WIDENING = frozenset("interpolate upsample pixel_shuffle".split())
 _ADAPTIVE = frozenset(("adaptive_avg_pool2d", "adaptive_max_pool2d"))
 _KEEPING = frozenset("batch_norm group_norm local_response_norm".split())
 _COMPUTING_MODULES = ("torch", "torch.nn.functional", "torch.Tensor")
@@ -115,6 +115,10 @@ class ConvOutputFlattenView(Rule):
     only_with_channels_last = True
 
     valid = (
+        _NET
+        + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), (1, x.size(3)))\n        return x.view(x.size(0), -1)\n",
+        _NET
+        + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), kernel_size=8)\n        return x.view(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        return x.view(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        x = self.c(x)\n        return x.reshape(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        x = self.c(x)\n        return x.view(x.size(0), 8, -1)\n",
@@ -479,9 +483,10 @@ def _as_made(call: cst.Call, name: str) -> Made | None:
 
     from ._views import literal
 
-    if name not in _ADAPTIVE:
+    if name not in _ADAPTIVE and name != "max_pool2d":
         return Made(name)
-    sizes = [argument.value for argument in call.args[1:2]]
+    named = [arg.value for arg in call.args if arg.keyword is not None and arg.keyword.value == "kernel_size"]
+    sizes = named or [argument.value for argument in call.args[1:2]]
     return Made(name, (literal(sizes[0]),) if sizes else ())
 
 
@@ -508,10 +513,19 @@ def _after_one(name: str, made: Made | None, image: Image | None) -> Image | Non
     if name in _ADAPTIVE:
         is_large = _is_larger_than_one(made)
         return Image(image.channels if image is not None else None, True) if is_large else None
+    if name == "max_pool2d":
+        return _after_pool(made, image)
     if name in _WIDENING:
         channels = image.channels if image is not None and name not in _NEW_CHANNELS else None
         return Image(channels, True)
     return image if name in _KEEPING or name in _POINTWISE else None
+
+
+def _after_pool(made: Made | None, image: Image | None) -> Image:
+    """A window that isn't literal, or large, may be the whole image."""
+    window = None if made is None else made.argument(0, "kernel_size")
+    is_wide = window is not None and not _is_more(window, _LARGEST_WITHIN_IMAGES)
+    return Image(image.channels if image is not None else None, is_wide)
 
 
 def _after_convolution(made: Made | None, image: Image | None) -> Image:

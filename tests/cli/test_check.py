@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,6 +226,21 @@ def test_colour_on_a_terminal_only(
     shown = os.read(controller, 65536)
     assert b"EG101" in shown
     assert (b"\x1b[" in shown) is coloured
+
+
+def test_a_rule_is_rendered_in_a_terminal(run: Run) -> None:
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "esper_guard", "rule", "EG304"]
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env={**os.environ, "TERM": "xterm"})
+    shown = b""
+    while process.poll() is None or select.select([controller], [], [], 0)[0]:
+        if select.select([controller], [], [], 0.1)[0]:
+            shown += os.read(controller, 65536)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"wrong-rank-channels-last" in shown
+    assert b"```" not in shown
+    assert b"```" in run("rule", "EG304").stdout.encode()
 
 
 def test_no_colour_in_a_pipe(run: Run, write: Write) -> None:
