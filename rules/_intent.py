@@ -1,4 +1,4 @@
-"""Layouts that somebody chose: a comment on the line, or a function's name, says so."""
+"""Functions that exist to change the layout, by their name."""
 
 from __future__ import annotations
 
@@ -10,19 +10,9 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
 
-_WHY = re.compile(
-    r"contiguous|stride|layout|memory|cop(?:y|ies)|kernel|cuda|triton|tensorrt|onnx|export|require|need|must|necessary|"
-    r"deliberate|purpose|important|faster|slower|speed|perf|avoid|workaround|otherwise|because|since|\bbug\b|issue",
-    re.IGNORECASE,
-)
 _CONVERTER = re.compile(
     r"nhwc|nchw|channels?_?(?:first|last)|hwc_?(?:to|2)|(?:to|2)_?chw|contiguous|memory_format", re.IGNORECASE
 )
-
-
-def is_documented(flow: Flow, node: cst.CSTNode) -> bool:
-    """Whether a comment on the lines of ``node`` gives a reason for how memory is laid out there."""
-    return _WHY.search(flow.positions.comments_on(node)) is not None
 
 
 def is_converter(flow: Flow, node: cst.CSTNode) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ._chains import Copy, as_copy
-from ._intent import is_converter, is_documented
+from ._intent import is_converter
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
@@ -54,7 +54,7 @@ def copies_of_permuted(flow: Flow) -> Iterator[Copy]:
             continue
         if not can_be_image(facts) or any(not test.outcome for test in facts.tests):
             continue
-        if not is_documented(flow, call) and not is_converter(flow, call):
+        if not is_converter(flow, call):
             yield copy
 
 

@@ -66,6 +66,7 @@ class ForcedNchwAfterPermute(Rule):
     code = "EG103"
     name = "forced-nchw-after-permute"
     severity = Severity.WARNING
+    heeds_reasons = True
     in_tests = False
     triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
 

@@ -83,6 +83,7 @@ class PermuteContiguousIntoOp(Rule):
     code = "EG104"
     name = "permute-contiguous-into-op"
     severity = Severity.WARNING
+    heeds_reasons = True
     in_tests = False
     triggers = (rb"contiguous", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
 

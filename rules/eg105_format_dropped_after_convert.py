@@ -68,6 +68,7 @@ class FormatDroppedAfterConvert(Rule):
     code = "EG105"
     name = "format-dropped-after-convert"
     severity = Severity.WARNING
+    heeds_reasons = True
     in_tests = False
     triggers = (rb"channels_last",)
 
@@ -136,11 +137,9 @@ class FormatDroppedAfterConvert(Rule):
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from ._intent import is_documented
-
         for call in flow.calls:
             dropped = _dropped(flow, call)
-            if dropped is None or _does_not_matter(flow, call) or is_documented(flow, call):
+            if dropped is None or _does_not_matter(flow, call):
                 continue
             operator, tensor = dropped
             shown = flow.positions.shown

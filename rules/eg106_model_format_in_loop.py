@@ -32,6 +32,7 @@ for images, targets in loader:
 
 ## When it stays silent
 
+- Where a comment on the line gives a reason for the layout.
 - Without evidence that it is a model: an annotation, `isinstance`, a class of `torch.nn`, an attribute that the class
   makes by one, `self` in a class that derives from a module, or `.parameters()`, `.train()`, `.state_dict()`, ... of it.
 - Each model once: it is the loop's own target, is reached through it, or is made or changed inside the loop.
@@ -107,6 +108,7 @@ class ModelFormatInLoop(Rule):
     code = "EG106"
     name = "model-format-in-loop"
     severity = Severity.WARNING
+    heeds_reasons = True
     in_tests = False
     triggers = (rb"memory_format\s*=", _REPEATS.pattern.encode())
     proof = Proof(
@@ -119,6 +121,8 @@ class ModelFormatInLoop(Rule):
     )
 
     valid = (
+        _HEAD + "def f(model: nn.Module, loader):\n    for x in loader:\n"
+        "        model.to(memory_format=torch.channels_last)  # pruning makes new parameters, so this is needed\n        model(x)\n",
         _HEAD + "def f(model: nn.Module, loader):\n    model.to(memory_format=torch.channels_last)\n"
         "    for x in loader:\n        model(x)\n",
         _HEAD + "def f(loader):\n    for x in loader:\n        x = x.to(memory_format=torch.channels_last)\n",

@@ -1,4 +1,4 @@
-"""# copy-before-detach (EG107)
+"""# first-before-detach (EG107)
 
 A tensor is copied with its graph, and detached from it right after.
 
@@ -27,6 +27,7 @@ target = features.detach().clone()
 
 ## When it stays silent
 
+- Where a comment on the line gives a reason for the layout.
 - `x` has no graph: `.data`, `.grad`, `.detach()` in sight, an entry of a state dict, a factory without
   `requires_grad`, `argmax` and other integers, a comparison.
 - Under `torch.no_grad()`, `torch.inference_mode()` or `torch.set_grad_enabled(False)`, as a block or a decorator; in
@@ -88,6 +89,7 @@ class CopyBeforeDetach(Rule):
     code = "EG107"
     name = "copy-before-detach"
     severity = Severity.WARNING
+    heeds_reasons = True
     default = False
     in_tests = False
     triggers = (rb"detach", _COPY.pattern.encode())
@@ -99,6 +101,7 @@ class CopyBeforeDetach(Rule):
     )
 
     valid = (
+        "def f(x):\n    return x.clone().detach()  # the hook must see the copy\n",
         "def f(x):\n    return x.detach().clone()\n",
         "def f(x):\n    return x.clone()\n",
         "def f(x):\n    return x.mean().detach()\n",
@@ -146,9 +149,9 @@ class CopyBeforeDetach(Rule):
             fixed="def f(x, y):\n    return (x.detach()).half()\n",
         ),
         Invalid(
-            "def f(x):\n    return (\n        x\n        .to(  # where\n            'cpu',\n        )  # copy\n"
+            "def f(x):\n    return (\n        x\n        .to(  # where\n            'cpu',\n        )  # first\n"
             "        .detach()  # drop\n    )\n",
-            fixed="def f(x):\n    return (\n        x\n        .detach()  # copy\n        .to(  # where\n"
+            fixed="def f(x):\n    return (\n        x\n        .detach()  # first\n        .to(  # where\n"
             "            'cpu',\n        )  # drop\n    )\n",
         ),
         Invalid(

@@ -77,6 +77,7 @@ class StrideAsFormatTest(Rule):
     code = "EG303"
     name = "stride-as-format-test"
     severity = Severity.WARNING
+    heeds_reasons = True
     in_tests = False
     triggers = (rb"stride[\s\\]*\(", _NAMES.replace(r"\bis_cl\b|\bcl\b", r"NHWC|NDHWC|is_cl|cl\b").encode())
 
@@ -154,11 +155,9 @@ class StrideAsFormatTest(Rule):
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from ._intent import is_documented
-
         for call in flow.calls:
             test = _test_of_channels(flow, call)
-            if test is None or not _may_be_4d(flow, call) or is_documented(flow, test):
+            if test is None or not _may_be_4d(flow, call):
                 continue
             if _decides_format(flow, test):
                 yield self._finding(flow, call, test)

@@ -29,6 +29,7 @@ model.to(memory_format=torch.channels_last)
 
 ## When it stays silent
 
+- Where a comment on the line gives a reason for the layout.
 - Where the model is converted after it, on each path on which it was converted before.
 - Without `assign=True` as a literal.
 - Where the state dict comes from `state_dict()` of a module in the function: it may be in channels_last itself.
@@ -68,10 +69,12 @@ class AssignLoadDropsFormat(Rule):
     code = "EG305"
     name = "assign-load-drops-format"
     severity = Severity.WARNING
+    heeds_reasons = True
     only_with_channels_last = True
     triggers = (rb"load_state_dict", rb"memory_format[\s\\]*=")
 
     valid = (
+        f"{_HEAD}{_CONVERSION}model.load_state_dict(s, assign=True)  # NCHW from here on, for the ONNX export",
         f"{_HEAD}if not a:\n        pass\n    else:\n        {_CONVERSION}\n    {_LOAD}if a:\n        {_CONVERSION}",
         f"{_HEAD}{_CONVERSION}try:\n        {_LOAD}\n    finally:\n        {_CONVERSION}",
         f"{_HEAD}{_CONVERSION}for model in models:\n        {_LOAD}",

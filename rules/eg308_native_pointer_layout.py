@@ -33,6 +33,7 @@ Not `image.contiguous().data_ptr()`: a copy made there is freed before the addre
 
 ## When it stays silent
 
+- Where a comment on the line gives a reason for the layout.
 - `x` is made by `contiguous(...)`, by a conversion that names a memory format, by a factory, or by anything else that
   is not known to keep the layout of a parameter.
 - The function asks `x.is_contiguous(...)`, or reads the strides of `x`.
@@ -94,6 +95,7 @@ class NativePointerLayout(Rule):
     code = "EG308"
     name = "native-pointer-layout"
     severity = Severity.WARNING
+    heeds_reasons = True
     only_with_channels_last = True
     in_tests = False
     triggers = (_POINTER.pattern.encode(), _NATIVE.pattern.encode())
@@ -113,6 +115,7 @@ class NativePointerLayout(Rule):
     )
 
     valid = (
+        "def f(x):\n    lib.run(x.data_ptr(), x.shape)  # the kernel takes any layout\n",
         "def f(x):\n    x = x.contiguous()\n    lib.run(x.data_ptr(), x.shape)\n",
         "def f(x):\n    if not x.is_contiguous():\n        x = x.contiguous()\n    lib.run(x.data_ptr(), x.shape)\n",
         "def f(x):\n    assert x.is_contiguous()\n    lib.run(x.data_ptr(), x.shape)\n",

@@ -111,6 +111,7 @@ def _run_rules(
     from esper_guard.lint.flow import analyse
     from esper_guard.lint.flow.positions import Positions
     from esper_guard.lint.modules import Classes
+    from esper_guard.lint.reasons import gives_reason
 
     findings: list[Finding] = []
     classes = Classes(source.text, masked.code, names)
@@ -131,7 +132,10 @@ def _run_rules(
             else:
                 flow = analyse(root, names, positions, attribute=partial(classes.attribute, next(starts, 0)))
             for rule in piece.rules:
-                findings += rule().check(flow)
+                found = rule().check(flow)
+                if rule.heeds_reasons:
+                    found = [finding for finding in found if not gives_reason(source, masked, finding)]
+                findings += found
     if findings and not is_parsed:
         check_syntax(source)  # a broken file is one finding, not many
     return findings

@@ -87,6 +87,8 @@ class Rule:
     """Whether the mistake can't happen in a project without channels_last (`assume-channels-last`)."""
     in_tests: ClassVar[bool] = True
     """Whether it is one in a test, too, where tensors are laid out in every way on purpose."""
+    heeds_reasons: ClassVar[bool] = False
+    """Whether a comment on the line that gives a reason for the layout silences it."""
     proof: ClassVar[Proof | None] = None
     no_proof: ClassVar[str] = ""
     """Why nothing can be run to prove it."""

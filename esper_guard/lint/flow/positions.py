@@ -54,13 +54,6 @@ class Positions:
         text = self.one_line(node)
         return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
-    def comments_on(self, node: cst.CSTNode) -> str:
-        """The comments on the lines of ``node``, each from its ``#`` on."""
-        start, end = self.span(node)
-        rows = range(self._source.location(start).row, self._source.location(end).row + 1)
-        lines = [self._source.line(row) for row in rows]
-        return " ".join(line[line.index("#") :] for line in lines if "#" in line)
-
     def edit(self, start: int, end: int, content: str = "") -> Edit:
         return edit(self._source, start, end, content)
 
