@@ -1,4 +1,4 @@
-"""# first-before-detach (EG107)
+"""# copy-before-detach (EG107)
 
 A tensor is copied with its graph, and detached from it right after.
 
