@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -1145,15 +1146,17 @@ assert not {name for name in sys.modules if name.startswith(("esper_guard.trace"
         pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
 
 
-def test_the_example_is_run() -> None:
+def test_the_example_is_run(tmp_path: Path) -> None:
     """The contract of a project, as its users write it."""
+    settings = tmp_path / "pytest.ini"
+    settings.write_text("[pytest]\n")
     result = run_python(
         "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))",
         "-q",
         "-p",
         "no:cacheprovider",
         "-c",
-        "/dev/null",
+        str(settings),
         "--rootdir",
         str(ROOT / "examples"),
         str(ROOT / "examples" / "test_channels_last.py"),
