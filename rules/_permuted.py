@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,32 +11,29 @@ from ._intent import is_converter
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 
-_FOUR_NUMBERS = re.compile(r"(?:-?\d\s*,\s*){3}-?\d")
-_SWAP = re.compile(r"\b(?:transpose|swapaxes|swapdims)\b")
+_SWAPS = ("transpose", "swapaxes", "swapdims")
+_MOVES = ("rearrange", "movedim", "moveaxis")
 
 
-_TABLE = (
-    200_000  # characters: no function that a person wrote, but a table such as torch's own of all operators
-)
-_NEARBY = 2_000
-_PERMUTE = re.compile(r"permute|rearrange|movedim|moveaxis|transpose|swapaxes|swapdims")
+def may_permute_images(outline: Outline) -> bool:
+    """Whether four or more dimensions could be permuted: in one call, or by two swaps."""
+    return (
+        any(_names_four_dimensions(call) for call in outline.called("permute"))
+        or any(True for _ in outline.called(*_MOVES))
+        or sum(1 for _ in outline.called(*_SWAPS)) > 1
+    )
 
 
-def _copies_nearby(code: str) -> bool:
-    """Whether something is made contiguous soon after it is permuted."""
-    copies = re.finditer(r"\.[\s\\]*contiguous[\s\\]*\(", code)
-    return any(_PERMUTE.search(code, max(0, copy.start() - _NEARBY), copy.start()) for copy in copies)
+def _names_four_dimensions(permute: ast.Call) -> bool:
+    lists = [one.elts for one in _values(permute) if isinstance(one, (ast.Tuple, ast.List))]
+    return any(len(dimensions) >= 4 for dimensions in (permute.args, *lists))
 
 
-def may_permute_images(code: str) -> bool:
-    """Whether masked code could permute four dimensions: in one call, or by two swaps."""
-    if len(code) > _TABLE and not _copies_nearby(code):
-        return False
-    if "permute" in code and _FOUR_NUMBERS.search(code):
-        return True
-    return any(name in code for name in ("rearrange", "movedim", "moveaxis")) or len(_SWAP.findall(code)) > 1
+def _values(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
 def copies_of_permuted(flow: Flow) -> Iterator[Copy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import re
 from collections.abc import Iterator
@@ -11,14 +12,10 @@ import libcst as cst
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
     from esper_guard.lint.rule import Fix
 
-_VIEW = re.compile(r"\bview\s*\(")
-_ROOT = re.compile(r"(?<![\w.)\]])([A-Za-z_]\w*)(?:\.\w+(?:\(\))?)*\.\Z")
-_MAY_BE_ONE_SIZE = re.compile(r"[\[(]|-[ \t]*1\Z|\d|.*\bn(?:umel|element)\b", re.DOTALL)
-_LONGEST_RECEIVER = 80
-_LONGEST_SHAPE = 400
-_MOST_SIZES = 4
+_MOST_SIZES = 3
 _EXPECTED = re.compile(r"raises|assert", re.IGNORECASE)
 _READS = frozenset(
     """
@@ -48,48 +45,34 @@ class View(NamedTuple):
     sizes: tuple[cst.BaseExpression, ...]
 
 
-class Written(NamedTuple):
-    """A call of ``view`` in masked code."""
+class Called(NamedTuple):
+    """A call of ``view`` in an outline."""
 
-    root: str  # the first name of the receiver; "" where it is no plain chain of names and attributes
-    sizes: list[str]
-
-    @property
-    def is_shape_in_one(self) -> bool:
-        """``view((2, -1))``, ``view([2, -1])``."""
-        return len(self.sizes) == 1 and self.sizes[0][:1] in ("(", "[")
+    receiver: ast.expr
+    sizes: list[ast.expr]
 
 
-def written_views(code: str) -> Iterator[Written]:
-    """The calls of ``view`` in masked ``code`` with at most three sizes, unless it is a name for a shape or a dtype."""
-    for match in _VIEW.finditer(code):
-        sizes = _split(code, match.end())
-        if sizes is None or not sizes or any(size.startswith("*") for size in sizes):
+def called_views(outline: Outline) -> Iterator[Called]:
+    """The calls of ``view`` with at most three sizes, unless it is given a shape or a dtype by name."""
+    for call in outline.called("view"):
+        if not isinstance(call.func, ast.Attribute):
             continue
-        if len(sizes) == 1 and not _MAY_BE_ONE_SIZE.match(sizes[0]):
+        receiver, sizes = call.func.value, call.args
+        if len(sizes) > 1 and _is_class(receiver):
+            receiver, *sizes = sizes
+        if len(sizes) == 1 and isinstance(sizes[0], (ast.Tuple, ast.List)):
+            sizes = sizes[0].elts
+        elif len(sizes) == 1 and isinstance(sizes[0], (ast.Name, ast.Attribute)):
             continue
-        root = _ROOT.search(code, max(0, match.start() - _LONGEST_RECEIVER), match.start())
-        yield Written(root[1] if root else "", sizes)
+        if 0 < len(sizes) <= _MOST_SIZES:
+            yield Called(receiver, sizes)
 
 
-def _split(code: str, start: int) -> list[str] | None:
-    """The arguments that begin at ``start``; None for more than three (or four with the tensor itself)."""
-    depth, sizes, begin = 0, [], start
-    for position in range(start, min(len(code), start + _LONGEST_SHAPE)):
-        letter = code[position]
-        if letter in "([{":
-            depth += 1
-        elif depth and letter in ")]}":
-            depth -= 1
-        elif not depth and letter in ",)":
-            size = code[begin:position].strip()
-            sizes += [size] if size else []
-            begin = position + 1
-            if len(sizes) > _MOST_SIZES:
-                return None
-            if letter == ")":
-                return sizes
-    return sizes
+def _is_class(node: ast.expr) -> bool:
+    """``torch.Tensor``, ``torch``: the tensor is the first argument."""
+    from esper_guard.lint.outline import last_name
+
+    return last_name(node) in ("torch", "Tensor")
 
 
 def as_view(flow: Flow, call: cst.Call) -> View | None:

@@ -57,7 +57,6 @@ with `x`, so that writing to one in place changes the other. Where `x` is known 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
     from ._chains import Copy
 
@@ -78,8 +78,8 @@ _BETWEEN = frozenset(
     type_as xpu
     """.split()
 )
-_COPY = re.compile(r"(?<!def )\bcontiguous\b|\bcontiguous_format\b")
-_DETACH = re.compile(r"(?<!def )\bdetach_?\b|\.[\s\\]*data\b")
+_COPIES = frozenset(("contiguous", "contiguous_format"))
+_DETACHES = frozenset(("detach", "detach_"))
 _METADATA = frozenset(
     "shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device".split()
 )
@@ -189,9 +189,9 @@ class UnconditionalContiguousDetach(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether something is made contiguous, and something detached."""
-        return bool(_COPY.search(code) and _DETACH.search(code))
+        return bool(outline.words & _COPIES and (outline.words & _DETACHES or "data" in outline.attributes))
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._chains import as_copy

@@ -47,6 +47,7 @@ shares memory with `x`. It is offered only where `torch` is imported.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 
 class NoopContiguityGuard(Rule):
@@ -102,6 +104,13 @@ class NoopContiguityGuard(Rule):
         "    return x if x.is_contiguous() or x.is_contiguous(memory_format=nhwc) else x.contiguous()\n",
     )
 
+    @classmethod
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether a test for contiguity alone decides, of something that is also made contiguous."""
+        copied = {ast.dump(call.func.value) for call in outline.called("contiguous") if isinstance(call.func, ast.Attribute)}
+        tests = (node.test for node in outline.nodes if isinstance(node, (ast.If, ast.IfExp)))
+        return any(_is_test_of(test, copied) for test in tests)
+
     def check(self, flow: Flow) -> Iterator[Finding]:
         for test in flow.calls:
             receiver = _noop_guard_of(flow, test)
@@ -117,6 +126,18 @@ class NoopContiguityGuard(Rule):
             help=f"to let channels_last pass, add `or {shown}.is_contiguous(memory_format=torch.channels_last)`",
             fix=_fix(flow, test, receiver),
         )
+
+
+def _is_test_of(test: ast.expr, receivers: set[str]) -> bool:
+    """Whether ``test`` is ``x.is_contiguous()``, or not that, with one of the receivers for ``x``."""
+    if isinstance(test, ast.UnaryOp):
+        test = test.operand
+    return (
+        isinstance(test, ast.Call)
+        and isinstance(test.func, ast.Attribute)
+        and test.func.attr == "is_contiguous"
+        and ast.dump(test.func.value) in receivers
+    )
 
 
 def _noop_guard_of(flow: Flow, test: cst.Call) -> cst.BaseExpression | None:

@@ -58,6 +58,7 @@ from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Sev
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 
 class ForcedNchwAfterPermute(Rule):
@@ -71,11 +72,11 @@ class ForcedNchwAfterPermute(Rule):
     triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether something is permuted, and something converted by name."""
         from ._permuted import may_permute_images
 
-        return ("memory_format" in code or "contiguous" in code) and may_permute_images(code)
+        return "contiguous_format" in outline.words and may_permute_images(outline)
 
     valid = (
         "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2)\n",

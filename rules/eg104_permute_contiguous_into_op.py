@@ -67,10 +67,11 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
     from ._chains import Copy
 
-_COPIES = re.compile(r"\.[\s\\]*contiguous[\s\\]*\(")
+_COPIES = rb"\.(?:[\s\\]|#[^\n]*\n)*contiguous[\s\\]*\("
 # 4-D tensors that are no images, such as the bias of an attention: only a convolution or the like proves them to be.
 _NO_IMAGE = re.compile(r"pos|bias|mask|att|score|logit|head|query|key|value\b", re.IGNORECASE)
 # They say nothing about who needs the copy: whoever reads their result does.
@@ -85,7 +86,7 @@ class PermuteContiguousIntoOp(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"contiguous", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
+    triggers = (rb"contiguous", _COPIES, rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
 
     valid = (
         "def f(x):\n    return x.permute(0, 3, 1, 2).contiguous()\n",
@@ -180,11 +181,11 @@ class PermuteContiguousIntoOp(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether something is permuted, and something copied."""
         from ._permuted import may_permute_images
 
-        return _COPIES.search(code) is not None and may_permute_images(code)
+        return "contiguous" in outline.calls and may_permute_images(outline)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._chains import removal

@@ -48,7 +48,7 @@ def forward(self, x):
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
-_CONVERSION = re.compile(r"(?:memory_format\s*=|contiguous\s*\()\s*[\w.]*channels_last")
+_JOINS = frozenset(("cat", "concat", "concatenate"))
 
 
 class FormatDroppedAfterConvert(Rule):
@@ -73,9 +74,9 @@ class FormatDroppedAfterConvert(Rule):
     triggers = (rb"channels_last",)
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether something is converted to channels_last, by its own name or another."""
-        return _CONVERSION.search(code) is not None or ".torch.channels_last" in code
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether something that is converted to channels_last is read by what may be an operator that drops it."""
+        return any(_may_drop(call, outline) for call in _readers_of_converted(outline))
 
     valid = (
         "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
@@ -151,6 +152,38 @@ class FormatDroppedAfterConvert(Rule):
             )
 
 
+def _readers_of_converted(outline: Outline) -> Iterator[ast.Call]:
+    """The calls on or with something that is converted in sight."""
+    from esper_guard.lint.outline import written
+
+    conversions = set(outline.conversions)
+    converted = {
+        place
+        for place, values in outline.values.items()
+        if any(value is not None and not conversions.isdisjoint(ast.walk(value)) for value in values)
+    }
+    for call in (node for node in outline.nodes if isinstance(node, ast.Call)):
+        for part in (node for read in _read_by(call) for node in ast.walk(read)):
+            if part in conversions or written(part) in converted:
+                yield call
+                break
+
+
+def _read_by(call: ast.Call) -> list[ast.expr]:
+    receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
+    return [*receiver, *call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _may_drop(call: ast.Call, outline: Outline) -> bool:
+    """Whether it is an operator that drops the format, or may be a module, which isn't known by its name."""
+    from esper_guard.lint.outline import last_name, written
+    from esper_guard.operators import Effect, effect_of
+
+    name, place = last_name(call.func, outline.names), written(call.func)
+    is_module = place.startswith("self.") or place in outline.values
+    return is_module or name in _JOINS or effect_of(name) is Effect.DROPS
+
+
 def _dropped(flow: Flow, call: cst.Call) -> tuple[str, cst.BaseExpression] | None:
     """The operator that drops a format, and the converted tensor that it reads."""
     import libcst as cst
@@ -171,7 +204,7 @@ def _dropped(flow: Flow, call: cst.Call) -> tuple[str, cst.BaseExpression] | Non
     if tensor is None or len(names) != 1:
         return None
     operator = names.pop()
-    if operator in ("cat", "concat", "concatenate"):
+    if operator in _JOINS:
         return _mixed(flow, tensor, operator) if isinstance(tensor, (cst.List, cst.Tuple)) else None
     return (operator, tensor) if effect_of(operator) is Effect.DROPS and _is_converted(flow, tensor) else None
 

@@ -52,6 +52,7 @@ It can't see what other functions do to the model, nor a loop around the functio
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,9 +63,9 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 _REPEATS = re.compile(r"\b(?:for|while)\b|\bdef[ \t]+(?:forward|__call__|\w*_step)\b")
-_CONVERTS = re.compile(r"\.[\s\\]*to[\s\\]*\(")
 _CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)", re.MULTILINE)
 _STEP = re.compile(r"forward|__call__|\w*_step")
 _FORMATS = frozenset(("torch.channels_last", "torch.channels_last_3d", "torch.contiguous_format"))
@@ -110,7 +111,7 @@ class ModelFormatInLoop(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"memory_format\s*=", _REPEATS.pattern.encode())
+    triggers = (rb"channels_last|contiguous_format", rb"memory_format\s*=", _REPEATS.pattern.encode())
     proof = Proof(
         Claim.REPEATS,
         flagged="def run(net, batches):\n    net.train()\n    for batch in batches:\n"
@@ -249,9 +250,12 @@ class ModelFormatInLoop(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether something is converted, by `to`."""
-        return bool(_REPEATS.search(code) and _CONVERTS.search(code))
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether something is converted in a loop or a step, by `to`."""
+        conversions = {call for call in outline.conversions if _is_method_to(call)}
+        return any(
+            not conversions.isdisjoint(ast.walk(node)) for node in outline.nodes if conversions and _repeats(node)
+        )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         for call in flow.calls:
@@ -267,6 +271,16 @@ class ModelFormatInLoop(Rule):
                 "nothing",
                 help=f"convert `{shown}` once, where it is made",
             )
+
+
+def _is_method_to(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "to"
+
+
+def _repeats(node: ast.AST) -> bool:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return _STEP.fullmatch(node.name) is not None
+    return isinstance(node, (ast.For, ast.AsyncFor, ast.While))
 
 
 def _converted(flow: Flow, call: cst.Call) -> cst.BaseExpression | None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 _COPIES = frozenset("clone cpu cuda xpu to float half double bfloat16".split())
 _COPY = re.compile(rf"\.[\s\\]*(?:{'|'.join(sorted(_COPIES))})[\s\\]*\(")
@@ -175,9 +176,9 @@ class CopyBeforeDetach(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether the result of some call is detached."""
-        return bool(_DETACH.search(code) and _COPY.search(code))
+        return bool(outline.calls.keys() & _COPIES) and "detach" in outline.calls
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from esper_guard.lint.flow import Kind

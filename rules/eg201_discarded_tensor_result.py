@@ -48,6 +48,7 @@ conversions (`to`, `float`, `detach`, ...) of a name or attribute.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
+    from esper_guard.lint.tensors import Tensors
 
 _CONVERSIONS = "to|type|type_as|float|half|double|bfloat16|int|long|short|bool|byte|char|cfloat|cdouble|cuda|xpu|detach|contiguous"
 _SHAPES = (
@@ -146,13 +149,15 @@ class DiscardedTensorResult(Rule):
     triggers = (lambda text: _statements(text), _EVIDENCE)
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether a whole statement is such a call; ``seen.add(x)`` of a set is the usual false alarm."""
-        plain = _SET_ADD.sub(lambda match: match.group() if _may_be_tensor(match[1], code) else "_(", code)
-        collapsed, before = plain.replace("\\\n", " "), ""
-        while collapsed != before:
-            before, collapsed = collapsed, _BRACKETS.sub("\0", collapsed)
-        return bool(_STATEMENT.search(collapsed) or _IN_BRACKETS.search(collapsed))
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether a statement is such a call on what may be a tensor."""
+        from esper_guard.lint.tensors import Tensors
+
+        tensors = Tensors(outline)
+        return any(
+            isinstance(node, ast.Expr) and _may_be_discarded(node.value, outline, tensors) for node in outline.nodes
+        )
+
 
     valid = (
         "import torch\ndef f(model: torch.nn.Module, d):\n    model.to(d)\n",
@@ -236,6 +241,19 @@ class DiscardedTensorResult(Rule):
             help=f"write `{shown} = {written}`" if is_place else "use the result, or remove the statement",
             fix=_fix(flow, call, receiver, method) if is_place else None,
         )
+
+
+def _may_be_discarded(call: ast.expr, outline: Outline, tensors: Tensors) -> bool:
+    from esper_guard.lint.outline import written
+
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    receiver, method = call.func.value, call.func.attr
+    place = written(receiver)
+    if method not in _DISCARDABLE or place in ("self", "cls"):
+        return False
+    is_function = bool(outline.names.resolve_function(written(call.func))) and place not in outline.values
+    return not is_function and (tensors.may_hold(receiver) or tensors.may_hold(call))
 
 
 def _statements(text: bytes) -> Iterator[int]:
@@ -353,27 +371,6 @@ def _code_before(text: bytes, line: int) -> bytes:
     before = text[start : max(line - 1, 0)]
     code, mark, _ = before.partition(b"#")
     return b"" if mark and (b'"' in code or b"'" in code) else code.rstrip()
-
-
-def _may_be_tensor(place: str, code: str) -> bool:
-    """Whether anything in ``code`` could prove ``place``, of which ``add`` is called, to be a tensor and not a set."""
-    root = re.split(r"[.\[]", place)[0]
-    candidates = {place} if root in ("self", "cls") else {place, root}
-    return any(_has_evidence(re.escape(name), code) for name in candidates)
-
-
-def _has_evidence(name: str, code: str) -> bool:
-    """A binding to something that is no plain container, an annotation, a type test, a method that only tensors have."""
-    if any(method in ONLY_TENSORS_HAVE for method in re.findall(rf"(?<![\w.]){name}\.(\w+)\(", code)):
-        return True
-    bindings = (
-        rf"(?<![\w.]){name}\s*(?::[^=\n]*)?=(?!=)(?!\s*(?:\w*[sS]et\b|[{{\[\"]|\w*dict\b|None\b))"
-        rf"|(?<![\w.]){name}\s*:[^=\n]*(?:[tT]ensor|torch|Parameter)"
-        rf"|(?:isinstance|is_tensor)\(\s*{name}\b"
-        rf"|\bfor\b[^\n]*\b{name}\b[^\n]*\bin\b|\bas {name}\b|(?<![\w.]){name}\s*:="
-        rf"|(?<![\w.]){name}\s*,[^\n]*=|,\s*\*?{name}\b[^\n]*=(?!=)"
-    )
-    return re.search(bindings, code) is not None
 
 
 def _names_inplace(call: cst.Call) -> bool:

@@ -52,6 +52,7 @@ into it; where it is written into (`view(-1).copy_(...)`) there is none: `reshap
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.modules import Made
+    from esper_guard.lint.outline import Outline
 
     from ._views import View
 
@@ -73,6 +75,7 @@ _FUNCTIONS = frozenset(f"torch.nn.functional.{name}" for name in ("conv2d", "con
     "torch.conv2d",
     "torch.conv_transpose2d",
 }
+_CONVOLVES = frozenset(("conv2d", "conv_transpose2d"))
 _SAME_ORDER = frozenset(
     "abs bfloat16 clone cpu cuda detach double float half requires_grad_ to type type_as".split()
 )
@@ -80,8 +83,6 @@ _ARE_PARAMETERS = re.compile(r"(?:\A|[._])(?:params|parameters)\Z|\[['\"]params[
 _LISTS_PARAMETERS = frozenset(("parameters", "named_parameters"))
 _WRAPPERS = frozenset("filter list reversed sorted tqdm tuple".split())
 _CONTAINERS = frozenset(f"torch.nn.{name}" for name in ("Module", "ModuleDict", "ModuleList", "Sequential"))
-_WEIGHT = re.compile(r"\bweight\b|\bconv2d\b|\bconv_transpose2d\b")
-_LOOP = re.compile(r"\bfor\b")
 _IS_POINTWISE = re.compile(r"\bkernel_size\b[^\n]*==[\s(]*1\b")
 _CLASS = re.compile(r"(?:\A|(?<=[\r\n]))([ \t]*)class[ \t]+(\w+)")
 
@@ -92,7 +93,7 @@ class NhwcWeightView(Rule):
     code = "EG301"
     name = "nhwc-weight-view"
     severity = Severity.ERROR
-    triggers = (rb"view\s*\(", rb"weight|param|conv2d|conv_transpose2d")
+    triggers = (rb"view", rb"\.(?:[\s\\]|#[^\n]*\n)*view[\s\\]*\(", rb"weight|param|conv2d|conv_transpose2d")
     only_with_channels_last = True
 
     valid = (
@@ -216,14 +217,11 @@ class NhwcWeightView(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether there is a ``view`` with few sizes, on a weight or on what a loop over parameters yields."""
-        from ._views import written_views
+        from ._views import called_views
 
-        views = list(written_views(code))
-        if not views:
-            return False
-        return bool(_WEIGHT.search(code)) or any(_may_be_looped(view.root, code) for view in views)
+        return any(_may_be_parameter(view.receiver, outline) for view in called_views(outline))
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import as_view, is_expected_to_raise, is_tested_contiguous
@@ -252,11 +250,28 @@ class NhwcWeightView(Rule):
         )
 
 
-def _may_be_looped(name: str, code: str) -> bool:
-    """Whether a loop in ``code`` may bind ``name``, or a name that it is an alias of."""
-    if not name or re.search(rf"(?<![\w.]){name}[ \t]*=(?!=)", code):
-        return _LOOP.search(code) is not None
-    return re.search(rf"\bfor\b[^:]{{0,200}}?\b{name}\b[^:]{{0,200}}?\bin\b", code) is not None
+def _may_be_parameter(tensor: ast.expr, outline: Outline) -> bool:
+    """Whether ``tensor`` may be a weight or a parameter by its name, or made of one, or given to a convolution."""
+    if not _CONVOLVES.isdisjoint(outline.words):
+        return True
+    seen: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        words = {word for node in ast.walk(waiting.pop()) for word in _words_of(node)} - seen
+        if any("weight" in word or "param" in word for word in words):
+            return True
+        seen |= words
+        waiting += [value for word in words for value in outline.values.get(word, ())]
+    return False
+
+
+def _words_of(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
 
 
 def _asks_for_pointwise(flow: Flow, node: cst.CSTNode) -> bool:

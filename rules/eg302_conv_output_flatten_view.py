@@ -54,6 +54,7 @@ into there is none.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,8 +66,9 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.modules import Made
+    from esper_guard.lint.outline import Outline
 
-    from ._views import View, Written
+    from ._views import Called, View
 
 _CONVOLUTIONS = frozenset(("conv2d", "conv_transpose2d"))
 _WIDENING = frozenset("interpolate upsample pixel_shuffle".split())
@@ -74,13 +76,13 @@ _ADAPTIVE = frozenset(("adaptive_avg_pool2d", "adaptive_max_pool2d"))
 _KEEPING = frozenset("batch_norm group_norm local_response_norm".split())
 _COMPUTING_MODULES = ("torch", "torch.nn.functional", "torch.Tensor")
 _NEW_CHANNELS = frozenset(("pixel_shuffle", "pixel_unshuffle"))
-_OPERATOR = re.compile(r"\bself\.(?!assert)\w+\(\s*[\w*(]|[cC]onv|[pP]ool|interpolate|upsample|Upsample")
 _NESTED_TOO_DEEP = 60
 _FACTORS_OF_A_SAMPLE = 3
 _LARGEST_WITHIN_IMAGES = 3  # larger ones without padding are often as large as the image
 _SAMPLES = re.compile(
     r"(?:\.size\(0\)|\.shape\[0\]|(?:\A|\.)(?:[bBnN]|bs|bsz|batch_?(?:size)?|num_(?:samples|images)))\Z"
 )
+_MAKE_IMAGES = _CONVOLUTIONS | _WIDENING | _ADAPTIVE | {"max_pool2d"}
 # Those that write each number where they read it, in whatever order.
 _POINTWISE = frozenset(
     """
@@ -111,7 +113,8 @@ class ConvOutputFlattenView(Rule):
     code = "EG302"
     name = "conv-output-flatten-view"
     severity = Severity.ERROR
-    triggers = (rb"view\s*\(",)
+    triggers = (rb"view", rb"\.(?:[\s\\]|#[^\n]*\n)*view[\s\\]*\(",)
+    file_triggers = (rb"onv2d|ranspose2d|ool2d|psampl|interpolate|_shuffle|PixelShuffle",)
     only_with_channels_last = True
 
     valid = (
@@ -275,11 +278,11 @@ class ConvOutputFlattenView(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether there is a ``view`` that may flatten, and something that may be a convolution or pool."""
-        from ._views import written_views
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether there is a ``view`` that may flatten what a call, or a sum, has made."""
+        from ._views import called_views
 
-        return bool(_OPERATOR.search(code)) and any(map(_may_flatten, written_views(code)))
+        return any(_may_flatten(view) and _may_be_image(view.receiver, outline) for view in called_views(outline))
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import as_view, is_expected_to_raise, is_tested_contiguous
@@ -309,15 +312,42 @@ class ConvOutputFlattenView(Rule):
         )
 
 
-def _may_flatten(view: Written) -> bool:
+def _may_flatten(view: Called) -> bool:
     sizes = view.sizes
-    if view.is_shape_in_one or view.root in ("", "torch") or len(sizes) == 1:
+    if len(sizes) == 1:
         return True
-    if sizes[-1] == "-1":
-        return not sizes[0].isdigit() or sizes[0] == "1"
-    if len(sizes) == 2:
-        return sizes[1].isdigit() or "*" in sizes[0] + sizes[1]
-    return sizes[0] == "-1" or "*" in sizes[0]
+    products = [isinstance(size, ast.BinOp) for size in sizes]
+    if len(sizes) > 2:
+        return products[0] or _is_minus_one(sizes[0])
+    return any(products) or any(map(_is_minus_one, sizes)) or isinstance(sizes[1], ast.Constant)
+
+
+def _is_minus_one(size: ast.expr) -> bool:
+    return isinstance(size, ast.UnaryOp) and isinstance(size.op, ast.USub)
+
+
+def _may_be_image(tensor: ast.expr, outline: Outline) -> bool:
+    """Whether ``tensor`` may be the output of an operator on images, or of a module, and of what keeps them images."""
+    from esper_guard.lint.outline import last_name, written
+
+    seen: set[ast.expr] = set()
+    waiting = [tensor]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if isinstance(one, ast.Name):
+            waiting += outline.values.get(one.id, ())
+        elif isinstance(one, ast.BinOp):
+            waiting += (one.left, one.right)
+        elif isinstance(one, ast.Call):
+            name, place = last_name(one.func, outline.names), written(one.func)
+            if name in _MAKE_IMAGES or place in outline.values or place == f"self.{name}":
+                return True
+            if name in _KEEPING | _POINTWISE:
+                waiting += [*one.args[:1], *([one.func.value] if isinstance(one.func, ast.Attribute) else [])]
+    return False
 
 
 def _merges(flow: Flow, view: View, image: Image) -> bool:

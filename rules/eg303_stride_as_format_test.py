@@ -42,6 +42,7 @@ or `esper_guard.layout_of(x)`, which tells the ambiguous layouts apart.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 _NAMES = r"channels?_?last|nhwc|ndhwc|\bis_cl\b|\bcl\b"
 _NAMED_SO = re.compile(_NAMES, re.IGNORECASE)
@@ -59,9 +61,6 @@ _LOOKS_FURTHER = re.compile(
     r"\.stride\(|is_contiguous|shape\[(?:1|-3)\]|size\((?:1|-3)\)|size\(\)\[(?:1|-3)\]"
 )
 _CHANNELS = ("1", "-3")
-_SECOND = re.compile(
-    r"stride[\s\\]*\([\s\\]*(?:(?:dim[\s\\]*=[\s\\]*)?(?:1|-[\s\\]*3)\b|\)[\s\\]*\[[\s\\]*(?:1|-[\s\\]*3)\b)"
-)
 
 _HEAD = "import torch\nimport torch.nn.functional as F\n"
 _CHOICE = "torch.channels_last if {test} else torch.contiguous_format"
@@ -82,9 +81,12 @@ class StrideAsFormatTest(Rule):
     triggers = (rb"stride[\s\\]*\(", _NAMES.replace(r"\bis_cl\b|\bcl\b", r"NHWC|NDHWC|is_cl|cl\b").encode())
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether the second stride is asked for."""
-        return _SECOND.search(code) is not None
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether a stride is compared with something."""
+        return any(
+            isinstance(node, ast.Compare) and any(map(_is_of_stride, (node.left, *node.comparators)))
+            for node in outline.nodes
+        )
 
     valid = (
         _chosen("x.padding(1) == 1"),
@@ -174,6 +176,13 @@ class StrideAsFormatTest(Rule):
             "1x1 features in NCHW order and for transposed tensors, and means nothing for a single channel",
             help=f"test `{tensor}.is_contiguous(memory_format=torch.channels_last) and not {tensor}.is_contiguous()`",
         )
+
+
+def _is_of_stride(node: ast.expr) -> bool:
+    from esper_guard.lint.outline import last_name
+
+    call = node.value if isinstance(node, ast.Subscript) else node
+    return isinstance(call, ast.Call) and last_name(call.func) == "stride"
 
 
 def _test_of_channels(flow: Flow, call: cst.Call) -> cst.Comparison | None:

@@ -51,7 +51,7 @@ may have been meant.
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,16 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.modules import Made
+    from esper_guard.lint.outline import Outline
 
 _RANKS = {"torch.channels_last": 4, "torch.channels_last_3d": 5}
-_GIVEN = re.compile(r"(?:[^=!<>]=|contiguous\s*\()\s*[\w.]*channels_last")
+# What tells the rank of a tensor.
+_RANKED = frozenset(
+    """
+    dim empty expand flatten len moveaxis movedim ndim ndimension new_empty new_ones new_zeros ones permute rand randn
+    ravel rearrange repeat reshape shape size squeeze t transpose unsqueeze view zeros
+    """.split()
+)
 _FORMAT_OF = {4: "channels_last", 5: "channels_last_3d"}
 _CONVERT = frozenset(
     "to contiguous clone cpu cuda float double half bfloat16 int long short byte char bool type xpu".split()
@@ -169,9 +176,10 @@ class WrongRankChannelsLast(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether channels_last is given to something, by its own name or another."""
-        return _GIVEN.search(code) is not None or ".torch.channels_last" in code
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether channels_last is given to something of which the rank, or the class, may be in sight."""
+        is_named = any(name.startswith("channels_last") for name in outline.words)
+        return is_named and any(_may_be_known(call, outline) for call in outline.conversions)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import is_expected_to_raise
@@ -192,6 +200,16 @@ class WrongRankChannelsLast(Rule):
                 help=_advice(ranks),
                 fix=_fix(flow, format_node, ranks),
             )
+
+
+def _may_be_known(conversion: ast.Call, outline: Outline) -> bool:
+    """Whether the rank of what is converted, or its class, may be in sight."""
+    from esper_guard.lint.outline import root, written
+
+    receiver = root(conversion.func)
+    place = written(receiver)
+    is_module = place == "self" or place in outline.values or outline.names.resolve(place).startswith("torch")
+    return is_module or not _RANKED.isdisjoint(outline.words)
 
 
 def _named_format(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression, int] | None:

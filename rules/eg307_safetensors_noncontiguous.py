@@ -59,11 +59,9 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
 
 _SAVES = frozenset(("safetensors.torch.save", "safetensors.torch.save_file"))
-_SAVE = re.compile(
-    r"(?:safetensors[\s\\]*\.[\s\\]*torch[\s\\]*\.[\s\\]*|(?<!torch\.))save(?:_file)?[\s\\]*\("
-)
 _WITHOUT_CONVOLUTIONS = re.compile(
     r"lora|adapter|peft|embed|token|textual_inversion|optim|sched", re.IGNORECASE
 )
@@ -85,9 +83,12 @@ class SafetensorsNoncontiguous(Rule):
     triggers = (rb"state_dict[\s\\]*\(", rb"save(?:_file)?[\s\\]*\(")
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
+    def may_apply(cls, outline: Outline) -> bool:
         """Whether anything else than ``torch.save`` is called."""
-        return _SAVE.search(code) is not None
+        from esper_guard.lint.outline import written
+
+        saves = outline.called("save", "save_file")
+        return any(outline.names.resolve(written(save.func)) != "torch.save" for save in saves)
 
     valid = (
         f"{_HEAD}def f(model, p):\n    state = model.state_dict()\n    state.update(fixed(state))\n    save_file(state, p)\n",

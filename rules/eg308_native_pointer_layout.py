@@ -56,6 +56,7 @@ code that writes to the address would write to the copy.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.flow.values import Value
+    from esper_guard.lint.outline import Outline
 
 _POINTER = re.compile(r"data_ptr[\s\\]*\(")
 # Methods of TensorRT and ONNX Runtime, which know the shape already.
@@ -75,6 +77,7 @@ _RUNTIMES = frozenset(
 )
 _SHAPE = frozenset(("shape", "size"))
 _AWARE = frozenset(("is_contiguous", "stride", "strides"))
+_RUNTIME = re.compile(rf"\A(?:{'|'.join(sorted(_RUNTIMES))})\Z|binding", re.IGNORECASE)
 _NATIVE = re.compile(rf"\b(?:{'|'.join(sorted(_RUNTIMES | _SHAPE))})\b|binding")
 _BINDINGS = re.compile(r"binding", re.IGNORECASE)
 _NOT_NATIVE = re.compile(
@@ -194,9 +197,19 @@ class NativePointerLayout(Rule):
     )
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """Whether an address is taken, and a runtime or a shape named."""
-        return bool(_POINTER.search(code) and _NATIVE.search(code))
+    def may_apply(cls, outline: Outline) -> bool:
+        """Whether an address is taken of something whose shape is read, or for a runtime that knows it already."""
+        from esper_guard.lint.outline import written
+
+        addressed = {
+            written(call.func.value)
+            for call in outline.called("data_ptr")
+            if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
+        }
+        attributes = [(written(node.value), node.attr) for node in outline.nodes if isinstance(node, ast.Attribute)]
+        addressed -= {place for place, attribute in attributes if attribute in _AWARE}
+        has_shape = any(place in addressed and attribute in _SHAPE for place, attribute in attributes)
+        return bool(addressed) and (has_shape or any(map(_RUNTIME.search, outline.words)))
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         for call in flow.calls:

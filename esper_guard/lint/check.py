@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from esper_guard.lint import scan
 from esper_guard.lint.finding import Finding
+from esper_guard.lint.outline import Outline
 from esper_guard.lint.parse import check_syntax, parse_module, without_garbage_collection
 from esper_guard.lint.project import is_test
 from esper_guard.lint.registry import all_rules
@@ -15,7 +16,9 @@ from esper_guard.lint.rule import Rule
 from esper_guard.lint.source import Location, Source, SourceError
 
 if TYPE_CHECKING:
+    from esper_guard.lint.imports import Names
     from esper_guard.lint.masking import Masked
+    from esper_guard.lint.slices import Slice
 
 SYNTAX_ERROR = "EG001"
 UNUSED_SUPPRESSION = "EG002"
@@ -54,7 +57,7 @@ def check_source(
     if is_test(source.path):
         codes = {code for code in codes if all_rules()[code].in_tests}
     rules = _rules(codes)
-    hit = scan.rules_hit(rules, [data]) if sliced else [rule for rule in rules if rule.triggers]
+    hit = scan.rules_for_file(rules, data) if sliced else [rule for rule in rules if rule.triggers]
     if not hit and not (
         UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())
     ):
@@ -97,6 +100,15 @@ def _order(finding: Finding) -> tuple[Location, str, str]:
     return finding.location, finding.code, finding.message
 
 
+def _applicable(piece: Slice, path: str, names: Names) -> Sequence[type[Rule]]:
+    """The rules that could find something in ``piece``, as far as its outline tells."""
+    tree = check_syntax(Source(path, piece.text))
+    if tree is None or piece.kind == "file":
+        return piece.rules
+    outline = Outline(tree, names)
+    return [rule for rule in piece.rules if rule.may_apply(outline)]
+
+
 def _run_rules(
     source: Source, masked: Masked, rules: Sequence[type[Rule]], sliced: bool, is_parsed: bool
 ) -> list[Finding]:
@@ -117,8 +129,9 @@ def _run_rules(
     classes = Classes(source.text, masked.code, names)
     for piece in pieces:
         try:
-            if not is_parsed:
-                check_syntax(Source(source.path, piece.text))
+            applicable = _applicable(piece, source.path, names)
+            if not applicable:
+                continue
             module = parse_module(piece.text)
         except SourceError as error:
             check_syntax(source)  # what is wrong with the file as a whole says more
@@ -131,7 +144,7 @@ def _run_rules(
                 flow = analyse(root, names, positions, used, rebound)
             else:
                 flow = analyse(root, names, positions, attribute=partial(classes.attribute, next(starts, 0)))
-            for rule in piece.rules:
+            for rule in applicable:
                 found = rule().check(flow)
                 if rule.heeds_reasons:
                     found = [finding for finding in found if not gives_reason(source, masked, finding)]

@@ -25,8 +25,8 @@ _DEEPEST_TREE = 3000  # what LibCST is known to survive on the stack that the en
 _TOO_DEEP = "the code is nested too deeply to be parsed"
 
 
-def check_syntax(source: Source) -> None:
-    """Raise unless ``source`` is Python.
+def check_syntax(source: Source) -> ast.Module | None:
+    """CPython's tree of ``source``; None where only LibCST knows its syntax.
 
     Raises:
         SourceError: with the place of the error.
@@ -40,6 +40,7 @@ def check_syntax(source: Source) -> None:
             tree = ast.parse(source.text)
         if sys.version_info < (3, 11) and _is_deeper_than(tree, _DEEPEST_TREE):
             raise RecursionError
+        return tree
     except (RecursionError, MemoryError):
         raise SourceError(_TOO_DEEP) from None
     except (SyntaxError, ValueError) as error:
@@ -49,6 +50,7 @@ def check_syntax(source: Source) -> None:
             row, column = getattr(error, "lineno", None) or 1, getattr(error, "offset", None) or 1
             message = getattr(error, "msg", None) or str(error)
             raise SourceError(f"syntax error: {message}", row, max(column, 1)) from None
+        return None
 
 
 def parse_module(text: str) -> cst.Module:

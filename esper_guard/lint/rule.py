@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import libcst as cst
 
     from esper_guard.lint.flow import Flow
+    from esper_guard.lint.outline import Outline
     from esper_guard.lint.source import Source
     from esper_guard.lint.suppress import Suppressions
 
@@ -83,6 +84,8 @@ class Rule:
     severity: ClassVar[Severity]
     default: ClassVar[bool] = True
     triggers: ClassVar[tuple[Trigger, ...]] = ()
+    file_triggers: ClassVar[tuple[Trigger, ...]] = ()
+    """What has to match somewhere in the file, though not in the same function."""
     only_with_channels_last: ClassVar[bool] = False
     """Whether the mistake can't happen in a project without channels_last (`assume-channels-last`)."""
     in_tests: ClassVar[bool] = True
@@ -96,11 +99,8 @@ class Rule:
     invalid: ClassVar[tuple[Invalid, ...]] = ()
 
     @classmethod
-    def may_apply(cls, code: str) -> bool:
-        """A closer look at a function that the triggers match, before it is parsed.
-
-        ``code`` is masked; its f-strings, and the names of what it imports under others, follow on lines of their own.
-        """
+    def may_apply(cls, outline: Outline) -> bool:
+        """A closer look at a function that the triggers match, before LibCST parses it."""
         return True
 
     def check(self, flow: Flow) -> Iterable[Finding]:

@@ -63,10 +63,10 @@ def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]])
     spots = {rule: _spots(rule, masked.code) for rule in rules}
     for function in functions:
         here = [rule for rule in rules if _may_match(spots[rule], function, masked, names)]
-        hit = _applicable(here, text, masked, names, [(function.start, function.end)]) if here else []
+        hit = _hit(here, _pieces(text, masked, names, [(function.start, function.end)])) if here else []
         if hit:
             yield function_slice(text, function, hit)
-    hit = _applicable(rules, text, masked, names, list(_gaps(functions, len(text)))) if rules else []
+    hit = _hit(rules, _pieces(text, masked, names, list(_gaps(functions, len(text))))) if rules else []
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
 
@@ -85,16 +85,6 @@ def _may_match(spots: list[int] | None, function: Function, masked: Masked, name
     if first < len(strings) and strings[first].start < function.end:
         return True
     return any(alias in masked.code[function.start : function.end] for alias in names.renamed)
-
-
-def _applicable(
-    rules: Sequence[type[Rule]], text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]
-) -> list[type[Rule]]:
-    """The rules that could find something in these parts of a file, taken together."""
-    pieces = _pieces(text, masked, names, spans)
-    hit = _hit(rules, pieces)
-    code = "\n".join(pieces) if hit else ""
-    return [rule for rule in hit if rule.may_apply(code)]
 
 
 def _hit(rules: Sequence[type[Rule]], pieces: Sequence[str]) -> list[type[Rule]]:

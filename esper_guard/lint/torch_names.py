@@ -109,6 +109,11 @@ TENSOR_METHODS = frozenset(
     """.split()
 )
 
+# Attributes that libraries around torch use for tensors alone.
+TENSOR_ATTRIBUTES = frozenset(
+    "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()
+)
+
 # Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
 ONLY_TENSORS_HAVE = frozenset(
     """

@@ -16,6 +16,7 @@ from esper_guard.lint.modules import NONE, Made
 from esper_guard.lint.torch_names import (
     FUNCTIONAL,
     ONLY_TENSORS_HAVE,
+    TENSOR_ATTRIBUTES,
     TENSOR_FUNCTIONS,
     TENSOR_METHODS,
     TENSORS_FUNCTIONS,
@@ -26,10 +27,6 @@ TENSORS = Facts(Kind.TENSORS)
 OTHER = Facts(Kind.OTHER)
 MODULE = Facts(Kind.MODULE)
 
-# Attributes that libraries around torch use for tensors alone.
-_TENSOR_ATTRIBUTES = frozenset(
-    "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()
-)
 _VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
 _LAYOUT_FREE = frozenset(
     "is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split()
@@ -358,7 +355,7 @@ def from_attribute(base: Facts, attribute: str) -> Facts:
             return OTHER
         if attribute in _VIEWS_OF_TENSORS:
             return Facts(Kind.TENSOR, base.ranks)
-    return TENSOR if attribute in _TENSOR_ATTRIBUTES and base.kind is not Kind.OTHER else NOTHING
+    return TENSOR if attribute in TENSOR_ATTRIBUTES and base.kind is not Kind.OTHER else NOTHING
 
 
 def from_subscript(base: Facts, node: cst.Subscript) -> Facts:
