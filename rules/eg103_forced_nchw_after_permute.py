@@ -69,7 +69,7 @@ class ForcedNchwAfterPermute(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
+    triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims", rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(")
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:

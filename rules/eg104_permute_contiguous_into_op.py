@@ -86,7 +86,7 @@ class PermuteContiguousIntoOp(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"contiguous", _COPIES, rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims")
+    triggers = (rb"contiguous", _COPIES, rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims", rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(")
 
     valid = (
         "def f(x):\n    return x.permute(0, 3, 1, 2).contiguous()\n",

@@ -71,7 +71,7 @@ class FormatDroppedAfterConvert(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"channels_last",)
+    triggers = (rb"channels_last", rb"memory_format[\s\\]*=|contiguous[\s\\]*\(")
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:

@@ -91,7 +91,7 @@ class WrongRankChannelsLast(Rule):
     code = "EG304"
     name = "wrong-rank-channels-last"
     severity = Severity.ERROR
-    triggers = (rb"channels_last",)
+    triggers = (rb"channels_last", rb"memory_format[\s\\]*=|contiguous[\s\\]*\(")
 
     valid = (
         "import torch\ndef f():\n    return torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)\n",

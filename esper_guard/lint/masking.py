@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_START = re.compile(r"""\#[^\r\n]*|"{3}|'{3}|"|'""")
 _PREFIX = re.compile(r"(?<!\w)[A-Za-z]{1,2}\Z")
 _STRING_PREFIXES = frozenset(("r", "b", "u", "br", "rb", "f", "fr", "rf", "t", "tr", "rt"))
 _REST = {
@@ -14,6 +13,10 @@ _REST = {
     '"': re.compile(r'[^"\\\r\n]*(?:\\(?:\r\n|.)[^"\\\r\n]*)*"', re.DOTALL),
     "'": re.compile(r"[^'\\\r\n]*(?:\\(?:\r\n|.)[^'\\\r\n]*)*'", re.DOTALL),
 }
+# A comment, or a whole string; the quote alone where that never ends.
+_TOKEN = re.compile(
+    r"\#[^\r\n]*|" + "|".join(f"{quote}{rest.pattern}|{quote}" for quote, rest in _REST.items()), re.DOTALL
+)
 _FIELD_STOP = re.compile(r"""[][(){}:!]|\#[^\r\n]*|"{3}|'{3}|"|'""")
 _LITERAL_STOP = re.compile(r"""\\[^{}]|\{\{|\}\}|[{}]|"{3}|'{3}|"|'""", re.DOTALL)
 
@@ -48,21 +51,23 @@ def mask(text: str) -> Masked:
     comments: list[Span] = []
     interpolations: list[Span] = []
     done = 0
-    while match := _START.search(text, done):
-        start, token = match.start(), match.group()
-        if token[0] == "#":
-            end = match.end()
+    search = _TOKEN.search
+    while match := search(text, done):
+        start, end = match.span()
+        if text[start] == "#":
             filler = " " * (end - start)
             comments.append(Span(start, end))
         else:
-            prefix = _prefix_before(text, start, done)
-            start -= len(prefix)
-            end = _string_end(text, match.end(), token, prefix)
-            filler = '"' + "_" * (end - start - 2) + '"'
+            prefix = _prefix_before(text, start, done) if text[start - 1].isalpha() else ""
             if "f" in prefix or "t" in prefix:
-                interpolations.append(Span(start, end))
-        pieces.append(text[done:start])
-        pieces.append(filler)
+                quote = text[start] * (3 if text.startswith(text[start] * 3, start) else 1)
+                end = _interpolated_end(text, start + len(quote), quote)
+                interpolations.append(Span(start - len(prefix), end))
+            elif text[start:end] in _REST:
+                raise MaskingError(f"unterminated string at offset {start}")
+            start -= len(prefix)
+            filler = '"' + "_" * (end - start - 2) + '"'
+        pieces += (text[done:start], filler)
         done = end
     pieces.append(text[done:])
     code = "".join(pieces)

@@ -18,7 +18,7 @@ class Outline:
 
     def __init__(self, tree: ast.AST, names: Names) -> None:
         self.names = names
-        self.nodes: Sequence[ast.AST] = list(ast.walk(tree))
+        self.nodes: Sequence[ast.AST] = _nodes(tree)
 
     @cached_property
     def attributes(self) -> frozenset[str]:
@@ -65,6 +65,19 @@ class Outline:
                     if place := written(part):
                         values[place].append(value)
         return dict(values)
+
+
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    """What `ast.walk` yields, but for contexts and operators, in half the time."""
+    nodes = [tree]
+    for node in nodes:
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if isinstance(value, list):
+                nodes += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST) and value._fields:
+                nodes.append(value)
+    return nodes
 
 
 def _bound(node: ast.AST) -> tuple[Sequence[ast.AST], ast.expr | None]:

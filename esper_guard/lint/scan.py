@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 from esper_guard.lint.rule import Rule, Trigger
@@ -25,18 +25,14 @@ def _compiled(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern)
 
 
-def rules_hit(rules: Iterable[type[Rule]], texts: Sequence[bytes]) -> list[type[Rule]]:
-    """The rules each of whose triggers matches in one of ``texts``, the pieces of a function."""
-    return [rule for rule in rules if rule.triggers and all(any(_matches(one, text) for text in texts) for one in rule.triggers)]
-
-
 def rules_for_file(rules: Iterable[type[Rule]], data: bytes) -> list[type[Rule]]:
     """The rules each of whose triggers matches in a file; rules share many, which are tried once."""
-    matches = cache(lambda trigger: _matches(trigger, data))
-    return [rule for rule in rules if rule.triggers and all(map(matches, (*rule.triggers, *rule.file_triggers)))]
+    in_file = cache(lambda trigger: matches(trigger, data))
+    return [rule for rule in rules if rule.triggers and all(map(in_file, (*rule.triggers, *rule.file_triggers)))]
 
 
-def _matches(trigger: Trigger, text: bytes) -> bool:
+def matches(trigger: Trigger, text: bytes) -> bool:
+    """Whether ``trigger`` matches anywhere in ``text``."""
     if not isinstance(trigger, bytes):
         return next(iter(trigger(text)), None) is not None
     if words := _plain_words(trigger):
@@ -53,9 +49,18 @@ def _plain_words(trigger: bytes) -> Sequence[bytes]:
 
 def offsets(trigger: Trigger, text: bytes) -> Iterable[int]:
     """Where ``trigger`` matches in ``text``."""
-    if isinstance(trigger, bytes):
-        return (match.start() for match in _compiled(trigger).finditer(text))
-    return trigger(text)
+    if not isinstance(trigger, bytes):
+        return trigger(text)
+    if words := _plain_words(trigger):
+        return (at for word in words for at in _occurrences(word, text))
+    return (match.start() for match in _compiled(trigger).finditer(text))
+
+
+def _occurrences(word: bytes, text: bytes) -> Iterator[int]:
+    at = text.find(word)
+    while at >= 0:
+        yield at
+        at = text.find(word, at + 1)
 
 
 def looks_like_python_2(data: bytes) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from esper_guard.lint.imports import Names
 from esper_guard.lint.masking import Masked
-from esper_guard.lint.rule import Rule
-from esper_guard.lint.scan import offsets, rules_hit
+from esper_guard.lint.rule import Rule, Trigger
+from esper_guard.lint.scan import matches, offsets
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -58,47 +58,57 @@ class Slice(NamedTuple):
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
-    rules = _hit(rules, _pieces(text, masked, names, [(0, len(text))]))
-    functions = list(outermost_functions(masked.code)) if rules else []
-    spots = {rule: _spots(rule, masked.code) for rule in rules}
+    spots = _Spots(text, masked, names)
+    rules = [rule for rule in rules if all(map(spots.of, rule.triggers))]
+    if not rules:
+        return
+    functions = list(outermost_functions(masked.code))
     for function in functions:
-        here = [rule for rule in rules if _may_match(spots[rule], function, masked, names)]
-        hit = _hit(here, _pieces(text, masked, names, [(function.start, function.end)])) if here else []
+        hit = [rule for rule in rules if all(spots.any_in(one, function.start, function.end) for one in rule.triggers)]
         if hit:
             yield function_slice(text, function, hit)
-    hit = _hit(rules, _pieces(text, masked, names, list(_gaps(functions, len(text))))) if rules else []
+    gaps = list(_gaps(functions, masked.code))
+    hit = [rule for rule in rules if all(any(spots.any_in(one, *gap) for gap in gaps) for one in rule.triggers)]
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
 
 
-def _spots(rule: type[Rule], code: str) -> list[int] | None:
-    """Where the first trigger of ``rule`` matches in masked code; None where bytes are not characters."""
-    return sorted(offsets(rule.triggers[0], code.encode("ascii"))) if code.isascii() else None
+class _Spots:
+    """Where triggers match in a file: in its code, in an f-string, or by the true name of what has another here."""
+
+    def __init__(self, text: str, masked: Masked, names: Names) -> None:
+        self._code = masked.code
+        self._f_strings = [(span.start, text[span.start : span.end]) for span in masked.interpolations]
+        self._renamed = names.renamed
+        self._known: dict[Trigger, list[int]] = {}
+
+    def any_in(self, trigger: Trigger, start: int, end: int) -> bool:
+        spots = self.of(trigger)
+        if bisect_left(spots, start) == bisect_left(spots, end):
+            return False
+        # A function that looks at text sees less of it in a part of the file.
+        return isinstance(trigger, bytes) or matches(trigger, self._code[start:end].encode("utf-8", "surrogatepass"))
+
+    def of(self, trigger: Trigger) -> list[int]:
+        if trigger not in self._known:
+            self._known[trigger] = sorted(self._find(trigger))
+        return self._known[trigger]
+
+    def _find(self, trigger: Trigger) -> Iterator[int]:
+        yield from _offsets(trigger, self._code)
+        aliases = [alias for alias, name in self._renamed.items() if matches(trigger, f"{name}(".encode())]
+        for start, text in self._f_strings:
+            if any(alias in text for alias in aliases) or matches(trigger, text.encode("utf-8", "surrogatepass")):
+                yield start
+        for alias in aliases:
+            yield from (match.start() for match in re.finditer(rf"\b{alias}\b", self._code))
 
 
-def _may_match(spots: list[int] | None, function: Function, masked: Masked, names: Names) -> bool:
-    """Whether a trigger could match in a function: a cheap look, at its matches in the file."""
-    if spots is None or bisect_left(spots, function.start) < bisect_left(spots, function.end):
-        return True
-    strings = masked.interpolations
-    first = bisect_left(strings, (function.start, function.start))
-    if first < len(strings) and strings[first].start < function.end:
-        return True
-    return any(alias in masked.code[function.start : function.end] for alias in names.renamed)
-
-
-def _hit(rules: Sequence[type[Rule]], pieces: Sequence[str]) -> list[type[Rule]]:
-    return rules_hit(rules, [piece.encode("utf-8", "surrogatepass") for piece in pieces])
-
-
-def _pieces(text: str, masked: Masked, names: Names, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The code in these parts of a file, the f-strings in them, and the true names of what they import by another."""
-    pieces = ["".join(masked.code[start:end] for start, end in spans)]
-    for start, end in spans:
-        first = bisect_left(masked.interpolations, (start, start))
-        last = bisect_left(masked.interpolations, (end, end))
-        pieces += [text[span.start : span.end] for span in masked.interpolations[first:last]]
-    return pieces + [name for alias, name in names.renamed.items() if any(alias in piece for piece in pieces)]
+def _offsets(trigger: Trigger, code: str) -> Iterable[int]:
+    """Where ``trigger`` matches in masked code, in characters."""
+    data = code.encode("utf-8", "surrogatepass")
+    found = offsets(trigger, data)
+    return found if len(data) == len(code) else (len(data[:at].decode("utf-8", "surrogatepass")) for at in found)
 
 
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:
@@ -168,12 +178,14 @@ def _balance(code: str) -> int:
     return sum(map(code.count, "([{")) - sum(map(code.count, ")]}"))
 
 
-def _gaps(functions: Sequence[Function], length: int) -> Iterator[tuple[int, int]]:
+def _gaps(functions: Sequence[Function], code: str) -> Iterator[tuple[int, int]]:
+    """What is left of masked ``code`` without its functions, and the signatures in which something is called."""
     start = 0
     for function in functions:
-        yield start, function.body
+        is_plain = code.count("(", function.start, function.body) == 1
+        yield start, function.start if is_plain else function.body
         start = function.end
-    yield start, length
+    yield start, len(code)
 
 
 def _lone_returns(text: str, end: int) -> int:
