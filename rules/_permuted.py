@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ._chains import Copy, as_copy
@@ -14,26 +14,44 @@ if TYPE_CHECKING:
     from esper_guard.lint.outline import Outline
 
 
-_SWAPS = ("transpose", "swapaxes", "swapdims")
-_MOVES = ("rearrange", "movedim", "moveaxis")
+_SWAPS = frozenset(("transpose", "swapaxes", "swapdims"))
+_PERMUTES = _SWAPS | {"permute", "rearrange", "movedim", "moveaxis"}
 
 
-def may_permute_images(outline: Outline) -> bool:
-    """Whether four or more dimensions could be permuted: in one call, or by two swaps."""
-    return (
-        any(_names_four_dimensions(call) for call in outline.called("permute"))
-        or any(True for _ in outline.called(*_MOVES))
-        or sum(1 for _ in outline.called(*_SWAPS)) > 1
-    )
+def may_be_permuted_image(tensor: ast.expr, outline: Outline) -> bool:
+    """Whether ``tensor`` may have been permuted from NHWC to NCHW: in one call, or by several."""
+    from esper_guard.lint.outline import last_name
+
+    calls = [node for node in outline.sources(tensor) if isinstance(node, ast.Call)]
+    permutes = [call for call in calls if last_name(call.func, outline.names) in _PERMUTES]
+    return len(permutes) > 1 or any(_may_move_channels(call, outline) for call in permutes)
 
 
-def _names_four_dimensions(permute: ast.Call) -> bool:
-    lists = [one.elts for one in _values(permute) if isinstance(one, (ast.Tuple, ast.List))]
-    return any(len(dimensions) >= 4 for dimensions in (permute.args, *lists))
+def _may_move_channels(call: ast.Call, outline: Outline) -> bool:
+    """Whether one call does it: ``permute(0, 3, 1, 2)``, ``movedim(-1, 1)``, ``rearrange(...)``, not one swap."""
+    from esper_guard.lint.outline import last_name
+
+    name = last_name(call.func, outline.names)
+    if name != "permute":
+        return name not in _SWAPS
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    lists = [value.elts for value in values if isinstance(value, (ast.Tuple, ast.List))]
+    return any(_moves_channels(order) for order in (call.args, call.args[1:], *lists))
 
 
-def _values(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(keyword.value for keyword in call.keywords)]
+def _moves_channels(order: Sequence[ast.expr]) -> bool:
+    numbers = [_number(one) for one in order]
+    rank = len(numbers)
+    known = [number % rank if number is not None else None for number in numbers]
+    return rank in (4, 5) and known == [0, rank - 1, *range(1, rank - 1)]
+
+
+def _number(node: ast.expr) -> int | None:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return value if isinstance(value, int) else None
 
 
 def copies_of_permuted(flow: Flow) -> Iterator[Copy]:

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.outline import Outline
+# The test alone decides: after it come at most brackets, comments and the end of the test.
+_DECIDES = rb"is_contiguous[\s\\]*\([\s\\]*\)(?:[\s\\)]|#[^\n]*\n)*(?::|else\b)"
 
 
 class NoopContiguityGuard(Rule):
@@ -66,7 +68,7 @@ class NoopContiguityGuard(Rule):
     code = "EG102"
     name = "noop-contiguity-guard"
     severity = Severity.NOTE
-    triggers = (rb"is_contiguous", rb"[^_]contiguous\b")
+    triggers = (rb"is_contiguous", _DECIDES, rb"\.(?:[\s\\]|#[^\n]*\n)*contiguous[\s\\]*\(")
 
     valid = (
         "def f(x):\n    return x.contiguous()\n",
@@ -107,7 +109,11 @@ class NoopContiguityGuard(Rule):
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:
         """Whether a test for contiguity alone decides, of something that is also made contiguous."""
-        copied = {ast.dump(call.func.value) for call in outline.called("contiguous") if isinstance(call.func, ast.Attribute)}
+        copied = {
+            ast.dump(call.func.value)
+            for call in outline.called("contiguous")
+            if isinstance(call.func, ast.Attribute)
+        }
         tests = (node.test for node in outline.nodes if isinstance(node, (ast.If, ast.IfExp)))
         return any(_is_test_of(test, copied) for test in tests)
 

@@ -69,14 +69,21 @@ class ForcedNchwAfterPermute(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"contiguous_format", rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims", rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(")
+    triggers = (
+        rb"contiguous_format",
+        rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims",
+        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(",
+    )
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:
-        """Whether something is permuted, and something converted by name."""
-        from ._permuted import may_permute_images
+        """Whether something is converted by name that may be a permuted image."""
+        from ._permuted import may_be_permuted_image
 
-        return "contiguous_format" in outline.words and may_permute_images(outline)
+        if "contiguous_format" not in outline.words:
+            return False
+        converted = (part for call in outline.conversions for part in (call.func, *call.args[:1]))
+        return any(may_be_permuted_image(tensor, outline) for tensor in converted)
 
     valid = (
         "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2)\n",

@@ -57,6 +57,7 @@ result of elementwise operators is channels_last.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -86,7 +87,12 @@ class PermuteContiguousIntoOp(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"contiguous", _COPIES, rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims", rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(")
+    triggers = (
+        rb"contiguous",
+        _COPIES,
+        rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims",
+        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(",
+    )
 
     valid = (
         "def f(x):\n    return x.permute(0, 3, 1, 2).contiguous()\n",
@@ -182,10 +188,13 @@ class PermuteContiguousIntoOp(Rule):
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:
-        """Whether something is permuted, and something copied."""
-        from ._permuted import may_permute_images
+        """Whether something is copied that may be a permuted image."""
+        from ._permuted import may_be_permuted_image
 
-        return "contiguous" in outline.calls and may_permute_images(outline)
+        copied = (
+            call.func.value for call in outline.called("contiguous") if isinstance(call.func, ast.Attribute)
+        )
+        return any(may_be_permuted_image(tensor, outline) for tensor in copied)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._chains import removal

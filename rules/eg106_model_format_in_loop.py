@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.outline import Outline
 
-_REPEATS = re.compile(r"\b(?:for|while)\b|\bdef[ \t]+(?:forward|__call__|\w*_step)\b")
 _CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)", re.MULTILINE)
 _STEP = re.compile(r"forward|__call__|\w*_step")
 _FORMATS = frozenset(("torch.channels_last", "torch.channels_last_3d", "torch.contiguous_format"))
@@ -111,7 +110,7 @@ class ModelFormatInLoop(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"channels_last|contiguous_format", rb"memory_format\s*=", _REPEATS.pattern.encode())
+    triggers = (rb"channels_last|contiguous_format", rb"memory_format\s*=", rb"to[\s\\]*\(")
     proof = Proof(
         Claim.REPEATS,
         flagged="def run(net, batches):\n    net.train()\n    for batch in batches:\n"
@@ -254,7 +253,9 @@ class ModelFormatInLoop(Rule):
         """Whether something is converted in a loop or a step, by `to`."""
         conversions = {call for call in outline.conversions if _is_method_to(call)}
         return any(
-            not conversions.isdisjoint(ast.walk(node)) for node in outline.nodes if conversions and _repeats(node)
+            not conversions.isdisjoint(ast.walk(node))
+            for node in outline.nodes
+            if conversions and _repeats(node)
         )
 
     def check(self, flow: Flow) -> Iterator[Finding]:

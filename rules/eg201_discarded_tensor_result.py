@@ -54,7 +54,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
-from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
+
+from ._statements import EVIDENCE, statements_calling
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -73,56 +74,8 @@ _VALUES = (
     "log_softmax|masked_fill|masked_scatter|index_fill|index_add|index_copy|scatter|scatter_add|nan_to_num|clone|"
     "cumsum|tril|triu"
 )
-_METHOD = rf"[ \t]*\.[ \t]*(?:{_CONVERSIONS}|{_SHAPES}|{_VALUES})[ \t]*"
-_LONGEST_LINE = 1000
-_CALL = re.compile(rf"{_METHOD}\(".removeprefix(r"[ \t]*").encode())
-_PLACE = r"[A-Za-z_]\w*(?:\.\w+|\[[^\]\n]*\])*"
-# What may stand between the start of a line and the method: a place, a call, the end of a chain, another statement.
-_LINE_START = re.compile(
-    rf"[ \t]*(?:{_PLACE}|[\w.\[\]]*\([^\n]*\)|[)\]}}]*|[^\n]*[;:][ \t]*{_PLACE}(?:\([^\n]*\))?)[ \t]*".encode()
-)
-# Masked code with its brackets collapsed: a statement that is nothing but a chain ending in one of the methods.
-_BRACKETS = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
-_STATEMENT = re.compile(
-    rf"(?:^|[;:])[ \t]*(?:\w+|\0)(?:[ \t]*\.[ \t]*\w+|\0)*{_METHOD}\0[ \t]*(?:;|$)", re.MULTILINE
-)
-_IN_BRACKETS = re.compile(r"(?:^|[;:])[ \t]*\0[ \t]*(?:;|$)", re.MULTILINE)
-_SET_ADD = re.compile(rf"(?:^|[;:])[ \t]*({_PLACE})\.add[ \t]*\(", re.MULTILINE)
-_OPENERS = (
-    b"(",
-    b"[",
-    b"{",
-    b"=",
-    b"+",
-    b"-",
-    b"*",
-    b"/",
-    b"%",
-    b"&",
-    b"|",
-    b"<",
-    b">",
-    b" and",
-    b" or",
-    b" not",
-    b" in",
-)
-_ROOT = re.compile(rb"\w+")
-# A plain container, nothing, or no binding at all but a call of the usual methods of a set.
-_SET_LIKE = re.compile(rb"[ \t]*(?::[^=]*[sS]et[^=]*)?=(?!=)[ \t]*(?:\w*[sS]et\b|[{\[\"]|\w*dict\b|None\b)")
-_BOUND_AFTER = re.compile(
-    rb"[ \t]*(?::?=(?!=)|[-+*/@%&|^]=|:[^=]*(?:[tT]ensor|torch|Param))|\.(?:"
-    + b"|".join(name.encode() for name in sorted(ONLY_TENSORS_HAVE))
-    + rb")\(|[^\n]*\bin\b"
-)
-_BOUND_BEFORE = re.compile(rb"(?:isinstance|is_tensor)\([ \t]*[\w.]+\Z|\bas [\w.]+\Z|\bfor\b[^:]*\Z")
-_BRACKET = re.compile(rb"[][(){}]")
-_END = re.compile(rb"[ \t]*(?:[;#\\\r]|\Z)")
-_COMPOUND = re.compile(rb"[ \t]*(?:if|elif|else|for|while|try|except|finally|with|async|case|def|class)\b")
-_VALUE_IS_USED = re.compile(
-    rb"[ \t]*(?:(?:return|raise|yield|assert|del|if|elif|while|for|with|print)\b|[^(\[{=!<>]*[^(\[{=!<>]=(?!=))"
-)
-_DISCARDABLE = frozenset(f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}".split("|"))
+_METHODS = f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}"
+_DISCARDABLE = frozenset(_METHODS.split("|"))
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 # Context managers under which a call is made to see it fail or to be recorded.
 _ON_PURPOSE = re.compile(
@@ -137,7 +90,8 @@ class DiscardedTensorResult(Rule):
     code = "EG201"
     name = "discarded-tensor-result"
     severity = Severity.ERROR
-    triggers = (lambda text: _statements(text),)
+    triggers = (statements_calling(_METHODS),)
+    file_triggers = (EVIDENCE,)
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:
@@ -146,9 +100,9 @@ class DiscardedTensorResult(Rule):
 
         tensors = Tensors(outline)
         return any(
-            isinstance(node, ast.Expr) and _may_be_discarded(node.value, outline, tensors) for node in outline.nodes
+            isinstance(node, ast.Expr) and _may_be_discarded(node.value, outline, tensors)
+            for node in outline.nodes
         )
-
 
     valid = (
         "import torch\ndef f(model: torch.nn.Module, d):\n    model.to(d)\n",
@@ -245,123 +199,6 @@ def _may_be_discarded(call: ast.expr, outline: Outline, tensors: Tensors) -> boo
         return False
     is_function = bool(outline.names.resolve_function(written(call.func))) and place not in outline.values
     return not is_function and (tensors.may_hold(receiver) or tensors.may_hold(call))
-
-
-def _statements(text: bytes) -> Iterator[int]:
-    """Where one of the methods is called as far as a statement could end with it."""
-    known: dict[bytes, bool] = {}
-    for call in _CALL.finditer(text):
-        line = text.rfind(b"\n", 0, call.start()) + 1
-        if call.start() - line > _LONGEST_LINE:  # not worth the look: looking further in costs more each time
-            yield call.start()
-            continue
-        head = _LINE_START.fullmatch(text, line, call.start())
-        if (
-            head is None
-            or not _ends_statement(text, call.end())
-            or not _begins_statement(text, line, head[0])
-        ):
-            continue
-        if call[0].startswith(b".add") and not _may_be_bound_to_tensor(text, head[0].strip(), known):
-            continue
-        yield call.start()
-
-
-def _may_be_bound_to_tensor(text: bytes, place: bytes, known: dict[bytes, bool]) -> bool:
-    """Whether ``place``, of which ``add`` is called, is bound to anything but a set; calls and the like may be anything."""
-    name = _ROOT.match(place)
-    if name is None or b"(" in place or b";" in place or b":" in place:
-        return True
-    names = {place} if name[0] in (b"self", b"cls") else {place, name[0]}
-    for one in names - known.keys():
-        known[one] = any(_binds(text, match) for match in _occurrences(text, one))
-    return any(known[one] for one in names)
-
-
-def _occurrences(text: bytes, name: bytes) -> Iterator[int]:
-    """Where ``name`` ends as a whole name: a search for a plain string, which is much faster than a pattern."""
-    at = text.find(name)
-    while at >= 0:
-        end = at + len(name)
-        if (
-            not (text[at - 1 : at].isalnum() or text[at - 1 : at] in (b"_", b"."))
-            and not text[end : end + 1].isalnum()
-        ):
-            yield end
-        at = text.find(name, end)
-
-
-def _binds(text: bytes, end: int) -> bool:
-    """Whether the name that ends at ``end`` is bound there to what may be a tensor, or used as only tensors are."""
-    line = text.rfind(b"\n", 0, end) + 1
-    stop = text.find(b"\n", end)
-    after = text[end : len(text) if stop < 0 else stop]
-    if _SET_LIKE.match(after):
-        return False
-    before = text[line:end]
-    return (
-        _BOUND_AFTER.match(after) is not None
-        or _BOUND_BEFORE.search(before) is not None
-        or (b"=" in after and (b"," in after.partition(b"=")[0] or b"," in before))
-    )
-
-
-def _ends_statement(text: bytes, start: int) -> bool:
-    """Whether nothing but the end of a statement may follow the call whose arguments begin at ``start``."""
-    end = text.find(b"\n", start)
-    rest = text[start : len(text) if end < 0 else end]
-    if b'"' in rest or b"'" in rest:
-        return True
-    depth = 1
-    for bracket in _BRACKET.finditer(rest):
-        depth += 1 if bracket[0] in b"([{" else -1
-        if depth == 0:
-            return _END.match(rest, bracket.end()) is not None
-    return True
-
-
-def _begins_statement(text: bytes, line: int, head: bytes) -> bool:
-    """Whether a statement may begin on the line at ``line``, or be what the bracket closed there belongs to."""
-    first = head.strip()[:1]
-    if first and first in b")]}":
-        opening = _line_indented_at_most(text, line, len(head) - len(head.lstrip()))
-        return _VALUE_IS_USED.match(opening) is None
-    if b":" in head and _COMPOUND.match(head) is None and b";" not in head:
-        return False  # a lambda, a dictionary
-    return not _is_continuation(text, line)
-
-
-def _line_indented_at_most(text: bytes, line: int, indent: int) -> bytes:
-    """The nearest line before ``line`` that is not indented further than ``indent``; empty if there is none."""
-    while line > 0:
-        end = line - 1
-        line = text.rfind(b"\n", 0, end) + 1
-        code = text[line:end]
-        if code.strip() and len(code) - len(code.lstrip()) <= indent:
-            return code
-    return b""
-
-
-def _is_continuation(text: bytes, line: int) -> bool:
-    """Whether the line at ``line`` goes on with what a bracket or an operator on the line before began."""
-    before = _code_before(text, line)
-    if before.endswith(_OPENERS):
-        return True
-    if not before.endswith(b","):
-        return False
-    if before.count(b"(") + before.count(b"[") > before.count(b")") + before.count(b"]"):
-        return True
-    own = text[line : line + 200]
-    above = _line_indented_at_most(text, line, len(own) - len(own.lstrip()) - 1)
-    return above.rstrip().endswith((b"(", b"[", b"{"))
-
-
-def _code_before(text: bytes, line: int) -> bytes:
-    """The code of the line before, without its comment; empty where a string may hold what looks like one."""
-    start = text.rfind(b"\n", 0, max(line - 1, 0)) + 1
-    before = text[start : max(line - 1, 0)]
-    code, mark, _ = before.partition(b"#")
-    return b"" if mark and (b'"' in code or b"'" in code) else code.rstrip()
 
 
 def _names_inplace(call: cst.Call) -> bool:

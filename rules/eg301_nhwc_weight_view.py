@@ -59,6 +59,8 @@ from typing import TYPE_CHECKING
 
 from esper_guard.lint.rule import Claim, Finding, Invalid, Proof, Rule, Severity
 
+from ._triggers import MERGING_VIEW
+
 if TYPE_CHECKING:
     import libcst as cst
 
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from esper_guard.lint.modules import Made
     from esper_guard.lint.outline import Outline
 
-    from ._views import View
+    from ._views import Called, View
 
 _CONVOLUTIONS = frozenset(
     f"torch.nn.{lazy}{name}" for lazy in ("", "Lazy") for name in ("Conv2d", "ConvTranspose2d")
@@ -93,7 +95,8 @@ class NhwcWeightView(Rule):
     code = "EG301"
     name = "nhwc-weight-view"
     severity = Severity.ERROR
-    triggers = (rb"view", rb"\.(?:[\s\\]|#[^\n]*\n)*view[\s\\]*\(", rb"weight|param|conv2d|conv_transpose2d")
+    triggers = (*MERGING_VIEW, rb"weight|param|conv2d|conv_transpose2d")
+    file_triggers = (rb"onv2d|ranspose2d|parameters|params",)
     only_with_channels_last = True
 
     valid = (
@@ -221,7 +224,8 @@ class NhwcWeightView(Rule):
         """Whether there is a ``view`` with few sizes, on a weight or on what a loop over parameters yields."""
         from ._views import called_views
 
-        return any(_may_be_parameter(view.receiver, outline) for view in called_views(outline))
+        views = (view for view in called_views(outline) if _may_merge(view))
+        return any(_may_be_parameter(view.receiver, outline) for view in views)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import as_view, is_expected_to_raise, is_tested_contiguous
@@ -250,19 +254,17 @@ class NhwcWeightView(Rule):
         )
 
 
+def _may_merge(view: Called) -> bool:
+    first = view.sizes[0]
+    return len(view.sizes) <= 2 or (isinstance(first, ast.Constant) and first.value == 1)
+
+
 def _may_be_parameter(tensor: ast.expr, outline: Outline) -> bool:
     """Whether ``tensor`` may be a weight or a parameter by its name, or made of one, or given to a convolution."""
     if not _CONVOLVES.isdisjoint(outline.words):
         return True
-    seen: set[str] = set()
-    waiting = [tensor]
-    while waiting:
-        words = {word for node in ast.walk(waiting.pop()) for word in _words_of(node)} - seen
-        if any("weight" in word or "param" in word for word in words):
-            return True
-        seen |= words
-        waiting += [value for word in words for value in outline.values.get(word, ())]
-    return False
+    words = (word for node in outline.sources(tensor) for word in _words_of(node))
+    return any("weight" in word or "param" in word for word in words)
 
 
 def _words_of(node: ast.AST) -> Iterator[str]:

@@ -61,6 +61,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from esper_guard.lint.rule import Claim, Finding, Invalid, Proof, Rule, Severity
 
+from ._triggers import MERGING_VIEW
+
 if TYPE_CHECKING:
     import libcst as cst
 
@@ -113,7 +115,7 @@ class ConvOutputFlattenView(Rule):
     code = "EG302"
     name = "conv-output-flatten-view"
     severity = Severity.ERROR
-    triggers = (rb"view", rb"\.(?:[\s\\]|#[^\n]*\n)*view[\s\\]*\(",)
+    triggers = MERGING_VIEW
     file_triggers = (rb"onv2d|ranspose2d|ool2d|psampl|interpolate|_shuffle|PixelShuffle",)
     only_with_channels_last = True
 
@@ -282,7 +284,9 @@ class ConvOutputFlattenView(Rule):
         """Whether there is a ``view`` that may flatten what a call, or a sum, has made."""
         from ._views import called_views
 
-        return any(_may_flatten(view) and _may_be_image(view.receiver, outline) for view in called_views(outline))
+        return any(
+            _may_flatten(view) and _may_be_image(view.receiver, outline) for view in called_views(outline)
+        )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         from ._views import as_view, is_expected_to_raise, is_tested_contiguous

@@ -62,6 +62,9 @@ _LOOKS_FURTHER = re.compile(
 )
 _CHANNELS = ("1", "-3")
 
+_SECOND = (
+    rb"stride[\s\\]*\([\s\\]*(?:(?:dim[\s\\]*=[\s\\]*)?(?:1|-[\s\\]*3)\b|\)[\s\\]*\[[\s\\]*(?:1|-[\s\\]*3)\b)"
+)
 _HEAD = "import torch\nimport torch.nn.functional as F\n"
 _CHOICE = "torch.channels_last if {test} else torch.contiguous_format"
 
@@ -78,7 +81,7 @@ class StrideAsFormatTest(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"stride[\s\\]*\(", _NAMES.replace(r"\bis_cl\b|\bcl\b", r"NHWC|NDHWC|is_cl|cl\b").encode())
+    triggers = (rb"stride", _SECOND, _NAMES.replace(r"\bis_cl\b|\bcl\b", r"NHWC|NDHWC|is_cl|cl\b").encode())
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:

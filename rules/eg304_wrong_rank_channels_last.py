@@ -68,10 +68,11 @@ _RANKS = {"torch.channels_last": 4, "torch.channels_last_3d": 5}
 # What tells the rank of a tensor.
 _RANKED = frozenset(
     """
-    dim empty expand flatten len moveaxis movedim ndim ndimension new_empty new_ones new_zeros ones permute rand randn
-    ravel rearrange repeat reshape shape size squeeze t transpose unsqueeze view zeros
+    empty expand flatten moveaxis movedim new_empty new_ones new_zeros ones permute rand randn ravel rearrange repeat
+    reshape squeeze t transpose unsqueeze view zeros
     """.split()
 )
+_ASKED = frozenset("dim ndim ndimension shape size".split())
 _FORMAT_OF = {4: "channels_last", 5: "channels_last_3d"}
 _CONVERT = frozenset(
     "to contiguous clone cpu cuda float double half bfloat16 int long short byte char bool type xpu".split()
@@ -203,13 +204,23 @@ class WrongRankChannelsLast(Rule):
 
 
 def _may_be_known(conversion: ast.Call, outline: Outline) -> bool:
-    """Whether the rank of what is converted, or its class, may be in sight."""
-    from esper_guard.lint.outline import root, written
+    """Whether the rank of what is converted, or its class, may be in sight: by what made it, or by a test."""
+    from esper_guard.lint.outline import last_name, written
 
-    receiver = root(conversion.func)
-    place = written(receiver)
-    is_module = place == "self" or place in outline.values or outline.names.resolve(place).startswith("torch")
-    return is_module or not _RANKED.isdisjoint(outline.words)
+    nodes = list(outline.sources(conversion.func, *conversion.args[:1]))
+    if any(_tells_rank(last_name(node)) for node in nodes if isinstance(node, ast.expr)):
+        return True
+    places = {place for node in nodes if (place := written(node))}
+    asked = {
+        written(node.value)
+        for node in outline.nodes
+        if isinstance(node, ast.Attribute) and node.attr in _ASKED
+    }
+    return not asked.isdisjoint(places) or any(place.startswith("self.") for place in places)
+
+
+def _tells_rank(name: str) -> bool:
+    return name in _RANKED or name[:1].isupper()
 
 
 def _named_format(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression, int] | None:

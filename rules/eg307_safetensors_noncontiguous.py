@@ -80,7 +80,7 @@ class SafetensorsNoncontiguous(Rule):
     name = "safetensors-noncontiguous"
     severity = Severity.ERROR
     only_with_channels_last = True
-    triggers = (rb"state_dict[\s\\]*\(", rb"save(?:_file)?[\s\\]*\(")
+    triggers = (rb"state_dict", rb"state_dict[\s\\]*\(", rb"save(?:_file)?[\s\\]*\(")
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:

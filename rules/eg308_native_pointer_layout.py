@@ -70,7 +70,9 @@ if TYPE_CHECKING:
     from esper_guard.lint.flow.values import Value
     from esper_guard.lint.outline import Outline
 
-_POINTER = re.compile(r"data_ptr[\s\\]*\(")
+_POINTER = re.compile(rb"data_ptr[\s\\]*\(")
+_NAME_BEFORE = re.compile(rb"(?<![.\w\])])\w+[\s\\]*\.[\s\\]*\Z")
+_LONGEST_NAME = 80
 # Methods of TensorRT and ONNX Runtime, which know the shape already.
 _RUNTIMES = frozenset(
     "set_tensor_address execute execute_v2 execute_async execute_async_v2 bind_input".split()
@@ -78,7 +80,6 @@ _RUNTIMES = frozenset(
 _SHAPE = frozenset(("shape", "size"))
 _AWARE = frozenset(("is_contiguous", "stride", "strides"))
 _RUNTIME = re.compile(rf"\A(?:{'|'.join(sorted(_RUNTIMES))})\Z|binding", re.IGNORECASE)
-_NATIVE = re.compile(rf"\b(?:{'|'.join(sorted(_RUNTIMES | _SHAPE))})\b|binding")
 _BINDINGS = re.compile(r"binding", re.IGNORECASE)
 _NOT_NATIVE = re.compile(
     r"print|log|debug|info|warn|key|hash|cache|format|repr|str\b|append|add|get|default|Error|assert|equal|same|check",
@@ -101,7 +102,7 @@ class NativePointerLayout(Rule):
     heeds_reasons = True
     only_with_channels_last = True
     in_tests = False
-    triggers = (_POINTER.pattern.encode(), _NATIVE.pattern.encode())
+    triggers = (rb"data_ptr", lambda text: _addresses(text), rb"shape|size|execute|set_tensor_address|bind")
     proof = Proof(
         Claim.WRONG,
         flagged="def run(x):\n    return read(x.data_ptr(), x.shape)\n",
@@ -206,7 +207,9 @@ class NativePointerLayout(Rule):
             for call in outline.called("data_ptr")
             if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
         }
-        attributes = [(written(node.value), node.attr) for node in outline.nodes if isinstance(node, ast.Attribute)]
+        attributes = [
+            (written(node.value), node.attr) for node in outline.nodes if isinstance(node, ast.Attribute)
+        ]
         addressed -= {place for place, attribute in attributes if attribute in _AWARE}
         has_shape = any(place in addressed and attribute in _SHAPE for place, attribute in attributes)
         return bool(addressed) and (has_shape or any(map(_RUNTIME.search, outline.words)))
@@ -230,6 +233,13 @@ class NativePointerLayout(Rule):
             help=f"write `{name} = {name}.contiguous()` before, and keep it alive while its memory is read",
             fix=_fix(flow, call, name),
         )
+
+
+def _addresses(text: bytes) -> Iterator[int]:
+    """Where the address of something is taken that has a name: ``x.data_ptr()``, not ``self.x.data_ptr()``."""
+    for call in _POINTER.finditer(text):
+        if _NAME_BEFORE.search(text, max(0, call.start() - _LONGEST_NAME), call.start()):
+            yield call.start()
 
 
 def _addressed(flow: Flow, call: cst.Call) -> cst.Name | None:

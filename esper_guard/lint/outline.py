@@ -66,6 +66,18 @@ class Outline:
                         values[place].append(value)
         return dict(values)
 
+    def sources(self, *nodes: ast.expr) -> Iterator[ast.AST]:
+        """Everything in ``nodes``, and in what the names in them are bound to, and so on."""
+        seen: set[str] = set()
+        waiting = [*nodes]
+        while waiting:
+            for node in _nodes(waiting.pop()):
+                yield node
+                place = written(node)
+                if place and place not in seen:
+                    seen.add(place)
+                    waiting += self.values.get(place, ())
+
 
 def _nodes(tree: ast.AST) -> list[ast.AST]:
     """What `ast.walk` yields, but for contexts and operators, in half the time."""

@@ -27,8 +27,17 @@ def _compiled(pattern: bytes) -> re.Pattern[bytes]:
 
 def rules_for_file(rules: Iterable[type[Rule]], data: bytes) -> list[type[Rule]]:
     """The rules each of whose triggers matches in a file; rules share many, which are tried once."""
-    in_file = cache(lambda trigger: matches(trigger, data))
-    return [rule for rule in rules if rule.triggers and all(map(in_file, (*rule.triggers, *rule.file_triggers)))]
+    known: dict[Trigger, bool] = {}
+    hit = []
+    for rule in rules:
+        for trigger in (*rule.triggers, *rule.file_triggers):
+            if trigger not in known:
+                known[trigger] = matches(trigger, data)
+            if not known[trigger]:
+                break
+        else:
+            hit += [rule] if rule.triggers else []
+    return hit
 
 
 def matches(trigger: Trigger, text: bytes) -> bool:
@@ -36,7 +45,7 @@ def matches(trigger: Trigger, text: bytes) -> bool:
     if not isinstance(trigger, bytes):
         return next(iter(trigger(text)), None) is not None
     if words := _plain_words(trigger):
-        return any(word in text for word in words)
+        return words[0] in text or any(word in text for word in words[1:])
     return _compiled(trigger).search(text) is not None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _DEF = re.compile(r"^([ \t\f]*)(?:async[ \t]+)?def\b", re.MULTILINE)
 _SIGNATURE = re.compile(r"[][(){}:]")
 _CUT = " ..."
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 class Function(NamedTuple):
@@ -64,21 +65,26 @@ def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]])
         return
     functions = list(outermost_functions(masked.code))
     for function in functions:
-        hit = [rule for rule in rules if all(spots.any_in(one, function.start, function.end) for one in rule.triggers)]
+        hit = [
+            rule
+            for rule in rules
+            if all(spots.any_in(one, function.start, function.end) for one in rule.triggers)
+        ]
         if hit:
             yield function_slice(text, function, hit)
     gaps = list(_gaps(functions, masked.code))
-    hit = [rule for rule in rules if all(any(spots.any_in(one, *gap) for gap in gaps) for one in rule.triggers)]
+    hit = [
+        rule for rule in rules if all(any(spots.any_in(one, *gap) for gap in gaps) for one in rule.triggers)
+    ]
     if hit:
         yield Slice(without_bodies(text, functions), 0, "module", hit)
 
 
 class _Spots:
-    """Where triggers match in a file: in its code, in an f-string, or by the true name of what has another here."""
+    """Where triggers match in a file: in its code and f-strings, or by the true name of what has another here."""
 
     def __init__(self, text: str, masked: Masked, names: Names) -> None:
-        self._code = masked.code
-        self._f_strings = [(span.start, text[span.start : span.end]) for span in masked.interpolations]
+        self._data = _searchable(text, masked)
         self._renamed = names.renamed
         self._known: dict[Trigger, list[int]] = {}
 
@@ -87,28 +93,28 @@ class _Spots:
         if bisect_left(spots, start) == bisect_left(spots, end):
             return False
         # A function that looks at text sees less of it in a part of the file.
-        return isinstance(trigger, bytes) or matches(trigger, self._code[start:end].encode("utf-8", "surrogatepass"))
+        return isinstance(trigger, bytes) or matches(trigger, self._data[start:end])
 
     def of(self, trigger: Trigger) -> list[int]:
         if trigger not in self._known:
-            self._known[trigger] = sorted(self._find(trigger))
+            self._known[trigger] = sorted([*offsets(trigger, self._data), *self._of_aliases(trigger)])
         return self._known[trigger]
 
-    def _find(self, trigger: Trigger) -> Iterator[int]:
-        yield from _offsets(trigger, self._code)
-        aliases = [alias for alias, name in self._renamed.items() if matches(trigger, f"{name}(".encode())]
-        for start, text in self._f_strings:
-            if any(alias in text for alias in aliases) or matches(trigger, text.encode("utf-8", "surrogatepass")):
-                yield start
-        for alias in aliases:
-            yield from (match.start() for match in re.finditer(rf"\b{alias}\b", self._code))
+    def _of_aliases(self, trigger: Trigger) -> Iterator[int]:
+        for alias, name in self._renamed.items():
+            if matches(trigger, f"{name}(".encode()):
+                yield from (match.start() for match in re.finditer(rb"\b%b\b" % alias.encode(), self._data))
 
 
-def _offsets(trigger: Trigger, code: str) -> Iterable[int]:
-    """Where ``trigger`` matches in masked code, in characters."""
-    data = code.encode("utf-8", "surrogatepass")
-    found = offsets(trigger, data)
-    return found if len(data) == len(code) else (len(data[:at].decode("utf-8", "surrogatepass")) for at in found)
+def _searchable(text: str, masked: Masked) -> bytes:
+    """The masked code with its f-strings as they are, which hold code; a byte for each character."""
+    pieces: list[str] = []
+    done = 0
+    for span in masked.interpolations:
+        pieces += (masked.code[done : span.start], text[span.start : span.end])
+        done = span.end
+    code = "".join((*pieces, masked.code[done:]))
+    return code.encode() if code.isascii() else _NOT_ASCII.sub("x", code).encode()
 
 
 def function_slice(text: str, function: Function, rules: Sequence[type[Rule]]) -> Slice:

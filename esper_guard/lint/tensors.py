@@ -6,15 +6,22 @@ import ast
 import re
 from functools import cached_property
 
-from esper_guard.lint.outline import Outline, root, written
+from esper_guard.lint.outline import Outline, last_name, root, written
 from esper_guard.lint.torch_names import (
     ONLY_TENSORS_HAVE,
     TENSOR_ATTRIBUTES,
     TENSOR_FUNCTIONS,
     TENSORS_FUNCTIONS,
+    VIEWS_OF_TENSORS,
 )
 
 _TYPES = re.compile(r"Tensor|Parameter|\b(?:B?Float|U?Int|Bool|Complex|Inexact|Num|Real|Shaped)")
+_GENERIC_TYPES = frozenset(
+    """
+    Annotated ClassVar Final Iterable List Optional Sequence Tuple Union list tuple
+    Bool Complex Float Float16 Float32 Float64 BFloat16 Inexact Int Int32 Int64 Num Real Shaped UInt8
+    """.split()
+)
 _NEVER = (ast.Constant, ast.Dict, ast.DictComp, ast.JoinedStr, ast.Lambda, ast.Set, ast.SetComp)
 _FUNCTION_MODULES = ("torch.nn.functional", "einops")
 _PASSED_THROUGH = frozenset("enumerate iter list next reversed sorted tqdm tuple zip".split())
@@ -41,7 +48,7 @@ class Tensors:
             return (
                 node.attr in TENSOR_ATTRIBUTES
                 or (bool(place) and self._is_suspect(place))
-                or self.may_hold(node.value)
+                or (node.attr in VIEWS_OF_TENSORS and self.may_hold(node.value))
             )
         if isinstance(node, ast.Subscript):
             return self.may_hold(node.value)
@@ -65,7 +72,8 @@ class Tensors:
 
     def _may_be_module(self, place: str) -> bool:
         return any(
-            isinstance(value, ast.Call) and self._outline.names.resolve(written(value.func)).startswith("torch.")
+            isinstance(value, ast.Call)
+            and self._outline.names.resolve(written(value.func)).startswith("torch.")
             for value in self._outline.values.get(place, ())
         )
 
@@ -96,8 +104,18 @@ class Tensors:
         return frozenset(places)
 
     def _names_type(self, annotation: ast.expr | None) -> bool:
-        resolve = self._outline.names.resolve
-        return annotation is not None and any(_TYPES.search(resolve(word)) for word in _words(annotation))
+        """Whether an annotation may be one of a tensor, or of a sequence of them."""
+        if isinstance(annotation, ast.Subscript) and last_name(annotation.value) not in _GENERIC_TYPES:
+            return False
+        if isinstance(annotation, ast.Constant):
+            return isinstance(annotation.value, str) and _TYPES.search(annotation.value) is not None
+        if annotation is None or isinstance(annotation, (ast.Name, ast.Attribute)):
+            return annotation is not None and bool(
+                _TYPES.search(self._outline.names.resolve(written(annotation)))
+            )
+        return any(
+            self._names_type(part) for part in ast.iter_child_nodes(annotation) if isinstance(part, ast.expr)
+        )
 
     def _is_test(self, call: ast.Call) -> bool:
         """``isinstance(x, torch.Tensor)``, ``torch.is_tensor(x)``."""
@@ -109,11 +127,3 @@ def _only_of_tensors(node: ast.Attribute) -> bool:
     """A method that only they have, one in place, or new ``data``."""
     is_new_data = node.attr == "data" and isinstance(node.ctx, ast.Store)
     return is_new_data or node.attr in ONLY_TENSORS_HAVE or node.attr.endswith("_")
-
-
-def _words(annotation: ast.expr) -> list[str]:
-    """The names in an annotation, and strings, which may hold more of them."""
-    words = [written(node) for node in ast.walk(annotation)]
-    return words + [
-        node.value for node in ast.walk(annotation) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ]

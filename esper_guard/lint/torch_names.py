@@ -114,6 +114,9 @@ TENSOR_ATTRIBUTES = frozenset(
     "grad input_ids attention_mask token_type_ids pixel_values last_hidden_state timesteps".split()
 )
 
+# Attributes of a tensor that are tensors of the same rank.
+VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
+
 # Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
 ONLY_TENSORS_HAVE = frozenset(
     """

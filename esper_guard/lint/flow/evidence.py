@@ -20,6 +20,7 @@ from esper_guard.lint.torch_names import (
     TENSOR_FUNCTIONS,
     TENSOR_METHODS,
     TENSORS_FUNCTIONS,
+    VIEWS_OF_TENSORS,
 )
 
 TENSOR = Facts(Kind.TENSOR)
@@ -27,7 +28,6 @@ TENSORS = Facts(Kind.TENSORS)
 OTHER = Facts(Kind.OTHER)
 MODULE = Facts(Kind.MODULE)
 
-_VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
 _LAYOUT_FREE = frozenset(
     "is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split()
 )
@@ -353,7 +353,7 @@ def from_attribute(base: Facts, attribute: str) -> Facts:
     if base.kind is Kind.TENSOR:
         if attribute in _LAYOUT_FREE:
             return OTHER
-        if attribute in _VIEWS_OF_TENSORS:
+        if attribute in VIEWS_OF_TENSORS:
             return Facts(Kind.TENSOR, base.ranks)
     return TENSOR if attribute in TENSOR_ATTRIBUTES and base.kind is not Kind.OTHER else NOTHING
 
