@@ -24,7 +24,16 @@ def may_be_permuted_image(tensor: ast.expr, outline: Outline) -> bool:
 
     calls = [node for node in outline.sources(tensor) if isinstance(node, ast.Call)]
     permutes = [call for call in calls if last_name(call.func, outline.names) in _PERMUTES]
+    names = [last_name(call.func, outline.names) for call in permutes]
+    if _SWAPS.issuperset(names):
+        return len(permutes) > 1 and any(_names_last(call) for call in permutes)
     return len(permutes) > 1 or any(_may_move_channels(call, outline) for call in permutes)
+
+
+def _names_last(swap: ast.Call) -> bool:
+    """Whether one of the dimensions may be the last of four or five."""
+    numbers = [_number(value) for value in (*swap.args, *(keyword.value for keyword in swap.keywords))]
+    return any(number is None or number in (3, 4, -1) for number in numbers)
 
 
 def _may_move_channels(call: ast.Call, outline: Outline) -> bool:

@@ -68,7 +68,7 @@ class NoopContiguityGuard(Rule):
     code = "EG102"
     name = "noop-contiguity-guard"
     severity = Severity.NOTE
-    triggers = (rb"is_contiguous", _DECIDES, rb"\.(?:[\s\\]|#[^\n]*\n)*contiguous[\s\\]*\(")
+    triggers = (rb"contiguous", rb"is_contiguous", _DECIDES, rb"\.(?:[\s\\]|#[^\n]*\n)*contiguous[\s\\]*\(")
 
     valid = (
         "def f(x):\n    return x.contiguous()\n",

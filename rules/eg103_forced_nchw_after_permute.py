@@ -70,6 +70,7 @@ class ForcedNchwAfterPermute(Rule):
     heeds_reasons = True
     in_tests = False
     triggers = (
+        rb"contiguous",
         rb"contiguous_format",
         rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims",
         rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(",

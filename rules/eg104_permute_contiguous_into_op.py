@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 _COPIES = rb"\.(?:[\s\\]|#[^\n]*\n)*contiguous[\s\\]*\("
 # 4-D tensors that are no images, such as the bias of an attention: only a convolution or the like proves them to be.
 _NO_IMAGE = re.compile(r"pos|bias|mask|att|score|logit|head|query|key|value\b", re.IGNORECASE)
+_NEED_ORDER = frozenset(("data_ptr", "numpy", "view", "view_as"))
 # They say nothing about who needs the copy: whoever reads their result does.
 _CONVERSIONS = frozenset("bfloat16 clone cpu cuda double float half identity to type requires_grad_".split())
 

@@ -110,7 +110,12 @@ class ModelFormatInLoop(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     in_tests = False
-    triggers = (rb"channels_last|contiguous_format", rb"memory_format\s*=", rb"to[\s\\]*\(")
+    triggers = (
+        rb"memory_format",
+        rb"channels_last|contiguous_format",
+        rb"memory_format[\s\\]*=",
+        rb"to[\s\\]*\(",
+    )
     proof = Proof(
         Claim.REPEATS,
         flagged="def run(net, batches):\n    net.train()\n    for batch in batches:\n"

@@ -52,6 +52,7 @@ may have been meant.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -66,12 +67,11 @@ if TYPE_CHECKING:
 
 _RANKS = {"torch.channels_last": 4, "torch.channels_last_3d": 5}
 # What tells the rank of a tensor.
-_RANKED = frozenset(
-    """
-    empty expand flatten moveaxis movedim new_empty new_ones new_zeros ones permute rand randn ravel rearrange repeat
-    reshape squeeze t transpose unsqueeze view zeros
-    """.split()
+_SIZED = frozenset(
+    "empty expand new_empty new_ones new_zeros ones permute rand randn repeat reshape view zeros".split()
 )
+_RANKED = frozenset("flatten moveaxis movedim ravel rearrange t transpose unsqueeze".split())
+_MODULES = re.compile(r"Conv|Sequential|Module")
 _ASKED = frozenset("dim ndim ndimension shape size".split())
 _FORMAT_OF = {4: "channels_last", 5: "channels_last_3d"}
 _CONVERT = frozenset(
@@ -205,10 +205,11 @@ class WrongRankChannelsLast(Rule):
 
 def _may_be_known(conversion: ast.Call, outline: Outline) -> bool:
     """Whether the rank of what is converted, or its class, may be in sight: by what made it, or by a test."""
-    from esper_guard.lint.outline import last_name, written
+    from esper_guard.lint.outline import written
 
     nodes = list(outline.sources(conversion.func, *conversion.args[:1]))
-    if any(_tells_rank(last_name(node)) for node in nodes if isinstance(node, ast.expr)):
+    calls = [conversion, *(node for node in nodes if isinstance(node, ast.Call))]
+    if any(_tells_rank(call, outline) for call in calls):
         return True
     places = {place for node in nodes if (place := written(node))}
     asked = {
@@ -219,8 +220,17 @@ def _may_be_known(conversion: ast.Call, outline: Outline) -> bool:
     return not asked.isdisjoint(places) or any(place.startswith("self.") for place in places)
 
 
-def _tells_rank(name: str) -> bool:
-    return name in _RANKED or name[:1].isupper()
+def _tells_rank(call: ast.Call, outline: Outline) -> bool:
+    """Whether a call makes a module of known rank, or a tensor whose sizes are listed."""
+    from esper_guard.lint.outline import last_name
+
+    name = last_name(call.func, outline.names)
+    if name not in _SIZED:
+        return name in _RANKED or _MODULES.search(name) is not None
+    sizes = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("size", "dims"))]
+    return len(sizes) > 1 or isinstance(
+        sizes[0] if sizes else None, (ast.Tuple, ast.List, ast.Constant, ast.UnaryOp)
+    )
 
 
 def _named_format(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression, int] | None:

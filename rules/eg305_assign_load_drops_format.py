@@ -71,7 +71,7 @@ class AssignLoadDropsFormat(Rule):
     severity = Severity.WARNING
     heeds_reasons = True
     only_with_channels_last = True
-    triggers = (rb"load_state_dict", rb"memory_format[\s\\]*=")
+    triggers = (rb"memory_format", rb"load_state_dict", rb"memory_format[\s\\]*=")
 
     valid = (
         f"{_HEAD}{_CONVERSION}model.load_state_dict(s, assign=True)  # NCHW from here on, for the ONNX export",

@@ -95,7 +95,7 @@ class FusedOptimizerFormatChange(Rule):
     code = "EG306"
     name = "fused-optimizer-format-change"
     severity = Severity.ERROR
-    triggers = (rb"fused", rb"fused[\s\\]*=[\s\\]*True", rb"memory_format[\s\\]*=", rb"step[\s\\]*\(")
+    triggers = (rb"memory_format", rb"fused[\s\\]*=[\s\\]*True", rb"memory_format[\s\\]*=", rb"step[\s\\]*\(")
 
     valid = (
         _trained("Adam(other.parameters(), lr=lr_of(model.parameters()), fused=True)"),

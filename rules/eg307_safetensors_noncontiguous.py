@@ -81,6 +81,7 @@ class SafetensorsNoncontiguous(Rule):
     severity = Severity.ERROR
     only_with_channels_last = True
     triggers = (rb"state_dict", rb"state_dict[\s\\]*\(", rb"save(?:_file)?[\s\\]*\(")
+    file_triggers = (rb"safetensors",)
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:

@@ -60,7 +60,9 @@ class Outline:
         values: dict[str, list[ast.expr]] = defaultdict(list)
         for node in self.nodes:
             targets, value = _bound(node)
-            for target in targets if value is not None else ():
+            if value is None:
+                continue
+            for target in targets:
                 for part in (target,) if written(target) else ast.walk(target):
                     if place := written(part):
                         values[place].append(value)

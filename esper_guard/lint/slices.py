@@ -59,51 +59,48 @@ class Slice(NamedTuple):
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
-    spots = _Spots(text, masked, names)
-    rules = [rule for rule in rules if all(map(spots.of, rule.triggers))]
-    if not rules:
-        return
     functions = list(outermost_functions(masked.code))
+    hits = _Hits(text, masked, names, rules)
     for function in functions:
-        hit = [
-            rule
-            for rule in rules
-            if all(spots.any_in(one, function.start, function.end) for one in rule.triggers)
-        ]
-        if hit:
+        if hit := hits.between([(function.start, function.end)]):
             yield function_slice(text, function, hit)
-    gaps = list(_gaps(functions, masked.code))
-    hit = [
-        rule for rule in rules if all(any(spots.any_in(one, *gap) for gap in gaps) for one in rule.triggers)
-    ]
-    if hit:
+    if hit := hits.between(list(_gaps(functions, masked.code))):
         yield Slice(without_bodies(text, functions), 0, "module", hit)
 
 
-class _Spots:
-    """Where triggers match in a file: in its code and f-strings, or by the true name of what has another here."""
+class _Hits:
+    """The rules whose triggers match in parts of a file: in its code and f-strings, or by the true name of an alias."""
 
-    def __init__(self, text: str, masked: Masked, names: Names) -> None:
+    def __init__(self, text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> None:
         self._data = _searchable(text, masked)
-        self._renamed = names.renamed
-        self._known: dict[Trigger, list[int]] = {}
+        self._renamed = {alias.encode(): f"{name}(".encode() for alias, name in names.renamed.items()}
+        # Where the first trigger matches: a look at the others is worth it there only.
+        self._first = {rule: sorted(self._offsets(rule.triggers[0])) for rule in rules}
 
-    def any_in(self, trigger: Trigger, start: int, end: int) -> bool:
-        spots = self.of(trigger)
-        if bisect_left(spots, start) == bisect_left(spots, end):
-            return False
-        # A function that looks at text sees less of it in a part of the file.
-        return isinstance(trigger, bytes) or matches(trigger, self._data[start:end])
+    def between(self, spans: Sequence[tuple[int, int]]) -> list[type[Rule]]:
+        """The rules all of whose triggers match within ``spans``."""
+        near = [
+            rule for rule, spots in self._first.items() if any(_is_within(spots, *span) for span in spans)
+        ]
+        if not near:
+            return []
+        pieces = [self._data[start:end] for start, end in spans]
+        pieces += [name for alias, name in self._renamed.items() if any(alias in piece for piece in pieces)]
+        return [
+            rule
+            for rule in near
+            if all(any(matches(one, piece) for piece in pieces) for one in rule.triggers)
+        ]
 
-    def of(self, trigger: Trigger) -> list[int]:
-        if trigger not in self._known:
-            self._known[trigger] = sorted([*offsets(trigger, self._data), *self._of_aliases(trigger)])
-        return self._known[trigger]
-
-    def _of_aliases(self, trigger: Trigger) -> Iterator[int]:
+    def _offsets(self, trigger: Trigger) -> Iterator[int]:
+        yield from offsets(trigger, self._data)
         for alias, name in self._renamed.items():
-            if matches(trigger, f"{name}(".encode()):
-                yield from (match.start() for match in re.finditer(rb"\b%b\b" % alias.encode(), self._data))
+            if matches(trigger, name):
+                yield from offsets(re.escape(alias), self._data)
+
+
+def _is_within(spots: list[int], start: int, end: int) -> bool:
+    return bisect_left(spots, start) < bisect_left(spots, end)
 
 
 def _searchable(text: str, masked: Masked) -> bytes:

@@ -44,10 +44,14 @@ class Suppressions:
         self.all = list(_parse(source.text, masked))
         self._used: set[tuple[int, str]] = set()
         self._for_file = [s for s in self.all if s.whole_file]
-        self._by_row: dict[int, list[Suppression]] = {}
+
+    @cached_property
+    def _by_row(self) -> dict[int, list[Suppression]]:
+        by_row: dict[int, list[Suppression]] = {}
         for suppression in self.all:
             if not suppression.whole_file:
-                self._by_row.setdefault(source.location(suppression.start).row, []).append(suppression)
+                by_row.setdefault(self._source.location(suppression.start).row, []).append(suppression)
+        return by_row
 
     @property
     def skip_file(self) -> bool:
@@ -130,6 +134,8 @@ def _parse(text: str, masked: Masked) -> list[Suppression]:
     found = []
     for span in masked.comments:
         comment = text[span.start : span.end]
+        if not any(word in comment.lower() for word in ("noqa", "esper-guard")):
+            continue
         for pattern in (_OURS, _NOQA):
             for match in pattern.finditer(comment):
                 whole_file = pattern is _OURS and match["kind"].lower() == "ignore-file"
