@@ -95,7 +95,7 @@ class NhwcWeightView(Rule):
     code = "EG301"
     name = "nhwc-weight-view"
     severity = Severity.ERROR
-    triggers = (*MERGING_VIEW, rb"weight|param|conv2d|conv_transpose2d")
+    triggers = (*MERGING_VIEW, rb"weight|param|conv2d|conv_transpose2d|\[[\"']")
     file_triggers = (rb"onv2d|ranspose2d|parameters|params",)
     only_with_channels_last = True
 

@@ -49,6 +49,7 @@ what couldn't raised.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -80,16 +81,18 @@ class SafetensorsNoncontiguous(Rule):
     name = "safetensors-noncontiguous"
     severity = Severity.ERROR
     only_with_channels_last = True
-    triggers = (rb"state_dict", rb"state_dict[\s\\]*\(", rb"save(?:_file)?[\s\\]*\(")
+    triggers = (rb"state_dict", rb"state_dict[\s\\]*\(")
     file_triggers = (rb"safetensors",)
 
     @classmethod
     def may_apply(cls, outline: Outline) -> bool:
-        """Whether anything else than ``torch.save`` is called."""
+        """Whether something is saved by a function of safetensors."""
         from esper_guard.lint.outline import written
 
-        saves = outline.called("save", "save_file")
-        return any(outline.names.resolve(written(save.func)) != "torch.save" for save in saves)
+        saved = (
+            outline.names.resolve(written(call.func)) for call in outline.nodes if isinstance(call, ast.Call)
+        )
+        return any(name in _SAVES for name in saved)
 
     valid = (
         f"{_HEAD}def f(model, p):\n    state = model.state_dict()\n    state.update(fixed(state))\n    save_file(state, p)\n",

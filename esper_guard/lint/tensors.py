@@ -58,7 +58,7 @@ class Tensors:
         """A function of torch, a method that only tensors have or of a tensor, a module in sight."""
         function, outline = call.func, self._outline
         origin = outline.names.resolve(written(function))
-        module, _, name = origin.rpartition(".")
+        module, name = origin.rpartition(".")[0], last_name(function, outline.names)
         if name in ONLY_TENSORS_HAVE or name in _OF_MODULES or _TYPES.search(name):
             return True
         if module == "torch":

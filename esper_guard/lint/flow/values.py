@@ -7,7 +7,9 @@ one value share them. A value is known by where it came from (a call, a paramete
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from esper_guard.lint.flow.layouts import Layout
@@ -149,6 +151,37 @@ class Values:
         return value
 
 
+class Places(dict[Place, Value]):
+    """Which place holds which value, and how many places hold each."""
+
+    def __init__(self, places: Mapping[Place, Value] = MappingProxyType({})) -> None:
+        super().__init__(places)
+        self._holders = Counter(self.values())
+
+    def __setitem__(self, place: Place, value: Value) -> None:
+        if (before := self.get(place)) is not None:
+            self._holders[before] -= 1
+        self._holders[value] += 1
+        super().__setitem__(place, value)
+
+    def __delitem__(self, place: Place) -> None:
+        self._holders[self[place]] -= 1
+        super().__delitem__(place)
+
+    def copy(self) -> Places:
+        twin = Places()
+        twin.update(self)
+        twin._holders = self._holders.copy()
+        return twin
+
+    def holding(self, value: Value) -> list[Place]:
+        """The places that hold ``value``; most values are held by none."""
+        return [place for place, held in self.items() if held is value] if self.holds(value) else []
+
+    def holds(self, value: Value) -> bool:
+        return self._holders.get(value, 0) > 0
+
+
 class State:
     """Which place holds which value, and what is known of the values, at one point."""
 
@@ -156,7 +189,7 @@ class State:
 
     def __init__(self, values: Values) -> None:
         self.values = values
-        self.places: dict[Place, Value] = {}
+        self.places = Places()
         self.facts: dict[Value, Facts] = {}
 
     def copy(self) -> State:
@@ -194,7 +227,7 @@ class State:
 
     def is_live(self, value: Value) -> bool:
         """Whether some place holds ``value``, is indexed by it, or keeps a test of it."""
-        if value in self.places.values():
+        if self.places.holds(value):
             return True
         if value in self.values.in_places and any(value in place for place in self.places):
             return True
@@ -221,7 +254,7 @@ class State:
         self.places[place] = self.fresh(node, label=("lost", place))
 
     def places_holding(self, value: Value | None) -> list[Place]:
-        return [] if value is None else [place for place, held in self.places.items() if held is value]
+        return [] if value is None else self.places.holding(value)
 
     def forget_below(self, prefix: Place, node: object) -> None:
         """Something may have changed what is reached through ``prefix`` (its attributes and items), or an alias."""
@@ -251,7 +284,7 @@ class State:
         if value in self.values.in_places:
             for place in [p for p in self.places if value in p]:
                 del self.places[place]
-        holders = [p for p, held in self.places.items() if held is value and p != keep]
+        holders = [place for place in self.places.holding(value) if place != keep]
         facts = self.facts_of(value)
         for place in holders:
             lost = self.values.of("lost", place)
@@ -323,7 +356,7 @@ def _join_two(key: object, left: State, right: State) -> State:
         left = _with_retired(left, merged, place, a)
         right = _with_retired(right, merged, place, b)
     joined = State(left.values)
-    joined.places = {**right.places, **left.places}
+    joined.places = Places({**right.places, **left.places})
     _join_facts(joined, left, right)
     for place, a, b in _differing(left, right):
         merged = left.values.merge(key, place, (a, b))
@@ -358,12 +391,12 @@ def _with_retired(state: State, merged: Value, place: Place, held: Value) -> Sta
 
 
 def _join_facts(joined: State, left: State, right: State) -> None:
-    held_left, held_right = set(left.places.values()), set(right.places.values())
-    for value in {*left.facts, *right.facts}:
-        a, b = left.facts.get(value), right.facts.get(value)
-        if a is not None and b is not None:
-            joined.know(value, a.joined(b))
-        elif a is not None and not value.is_entry and value not in held_right:
-            joined.know(value, a)  # the other path never met this value
-        elif b is not None and not value.is_entry and value not in held_left:
-            joined.know(value, b)
+    """Most facts are those of the path before: they are the same object on both sides."""
+    joined.facts = {value: known for value, known in left.facts.items() if right.facts.get(value) is known}
+    for value in (left.facts.keys() & right.facts.keys()) - joined.facts.keys():
+        joined.know(value, left.facts[value].joined(right.facts[value]))
+    for own, other in ((left, right), (right, left)):
+        for value in own.facts.keys() - other.facts.keys():
+            # The other path never met this value; what nothing holds can't be met again.
+            if not value.is_entry and own.is_live(value) and not other.places.holds(value):
+                joined.know(value, own.facts[value])
