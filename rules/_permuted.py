@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import libcst as cst
+
 from ._chains import Copy, as_copy
 from ._intent import is_converter
 
@@ -78,8 +80,27 @@ def copies_of_permuted(flow: Flow) -> Iterator[Copy]:
             continue
         if not can_be_image(facts) or any(not test.outcome for test in facts.tests):
             continue
-        if not is_converter(flow, call):
+        if not is_converter(flow, call) and not _has_gaps(flow, copy.receiver):
             yield copy
+
+
+def _has_gaps(flow: Flow, node: cst.BaseExpression) -> bool:
+    """Whether it is made of a part of each row, as ``x[:, 1:]`` is: a convolution copies what is not dense anyway."""
+    from ._chains import unbound
+
+    source: object = node
+    while isinstance(source, cst.BaseExpression):
+        if isinstance(source, cst.Subscript):
+            inner = [element.slice for element in source.slice[1:]]
+            if any(isinstance(one, cst.Slice) and (one.lower or one.upper) for one in inner):
+                return True
+            source = source.value
+        elif isinstance(source, cst.Call):
+            source = unbound(flow, source)[0]
+        else:
+            made_by = flow.made_by(source)
+            source = made_by if made_by is not source else None
+    return False
 
 
 def is_by_name(copy: Copy) -> bool:

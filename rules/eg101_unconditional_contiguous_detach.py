@@ -94,6 +94,10 @@ class UnconditionalContiguousDetach(Rule):
     triggers = (rb"contiguous", rb"detach|\.(?:[\s\\]|#[^\n]*\n)*data\b")
 
     valid = (
+        "import torch\ndef f(r, n):\n    x = torch.randn(n, 256)\n    return x[r * n : n, :].contiguous().detach()\n",
+        "def f(m):\n    return m.weight.T.contiguous().detach()\n",
+        "def f(x, n):\n    return x.repeat(n, 1, 1, 1).contiguous().detach()\n",
+        "def f(x, y):\n    return (x @ y).contiguous().detach()\n",
         "def f(x):\n    return x.detach()\n",
         "def f(x):\n    return x.contiguous()\n",
         "def f(x):\n    return x.detach().contiguous()\n",
@@ -239,12 +243,13 @@ class UnconditionalContiguousDetach(Rule):
 
 
 def _may_copy(flow: Flow, copy: Copy) -> bool:
-    """Not guarded, a tensor of rank 4 or 5 as far as we know, and no entry of a state dict."""
+    """Not guarded, a tensor of rank 4 or 5 as far as we know that may lie otherwise, and no entry of a state dict."""
     from esper_guard.lint.flow import can_be_image
+    from esper_guard.lint.flow.layouts import MADE
 
     facts = flow.facts(copy.receiver)
     guarded = any(not test.outcome for test in facts.tests)
-    if guarded or not can_be_image(facts):
+    if guarded or facts.layout == MADE or not can_be_image(facts):
         return False
     return not _is_from_state_dict(flow, copy.receiver) and not _is_factor(flow, copy.receiver)
 

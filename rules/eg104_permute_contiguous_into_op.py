@@ -96,6 +96,10 @@ class PermuteContiguousIntoOp(Rule):
     )
 
     valid = (
+        "import torch.nn.functional as F\ndef f(x, h, w):\n    b, n, c = x.shape\n    x = x[:, 1:, :].reshape(b, h, w, c).permute(0, 3, 1, 2)\n"
+        "    return F.max_pool2d(x.contiguous(), 2)\n",
+        "import torch.nn.functional as F\ndef f(x):\n    return F.interpolate(\n        # XNNPACK needs contiguous inputs\n"
+        "        x.permute(0, 3, 1, 2).contiguous(),\n        size=2,\n    )\n",
         "def f(x):\n    return x.permute(0, 3, 1, 2).contiguous()\n",
         "import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 3, 1, 2), 2)\n",
         "import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 2, 3, 1).contiguous(), 2)\n",
@@ -135,6 +139,10 @@ class PermuteContiguousIntoOp(Rule):
         ),
     )
     invalid = (
+        Invalid(
+            "import torch.nn.functional as F\ndef f(x, h, w):\n    x = x[1:, :].reshape(2, h, w, 8).permute(0, 3, 1, 2)\n"
+            "    return F.max_pool2d(x.contiguous(), 2)\n"
+        ),
         Invalid(
             "def f(x, y):\n    x = x.permute(0, 3, 1, 2).contiguous()\n    log(x.shape)\n    return x + y\n"
         ),

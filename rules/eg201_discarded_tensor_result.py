@@ -76,6 +76,13 @@ _VALUES = (
 )
 _METHODS = f"{_CONVERSIONS}|{_SHAPES}|{_VALUES}"
 _DISCARDABLE = frozenset(_METHODS.split("|"))
+# Those that the methods take.
+_KEYWORDS = frozenset(
+    """
+    alpha copy decimals device dim dim0 dim1 dims dtype exponent index mask max memory_format min nan neginf
+    non_blocking other output_size posinf reduce repeats rounding_mode shape shifts size sizes source src value
+    """.split()
+)
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 # Context managers under which a call is made to see it fail or to be recorded.
 _ON_PURPOSE = re.compile(
@@ -116,6 +123,7 @@ class DiscardedTensorResult(Rule):
         "import torch, pytest\ndef f(x: torch.Tensor):\n    with pytest.raises(RuntimeError):\n        x.view(7)\n",
         "import torch\ndef f(x: torch.Tensor):\n    try:\n        x.view(-1)\n    except RuntimeError:\n        pass\n",
         "import torch\ndef f():\n    torch.zeros(1).cuda()\n",
+        "import torch\ndef f(x, heat):\n    heat.of(x).expand_as(x, out_file=1)\n    heat.of(x).unsqueeze(0, plot=True)\n",
         "import torch\nclass Boxes:\n    pass\ndef f(b: Boxes):\n    b.clamp(0, 1, inplace=True)\n",
         "import torch\nclass Net(torch.nn.Module):\n    def f(self, d):\n        self.net.to(d)\n        self.to(d)\n",
         "import torch\ndef f(x, d):\n    if not isinstance(x, torch.Tensor):\n        x.to(d)\n",
@@ -135,6 +143,10 @@ class DiscardedTensorResult(Rule):
         Invalid("import torch\ndef f(x, d):\n    if isinstance(x, torch.Tensor):\n        x.to(d)\n"),
         Invalid(
             "import torch.nn.functional as F\ndef f(x, d):\n    y = F.relu(x).view(3, 4)\n    y.to(d)\n    return y\n"
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, y, d):\n    x.copy_(y).to(d)\n    return x\n",
+            message="`.to(...)` after `x.copy_(y)`",
         ),
         Invalid("def f(x, d):\n    y = x.unsqueeze(0)\n    y.half()\n    return y\n"),
         Invalid("import torch\ndef f(x, y):\n    z = torch.cos(y) * x - 1\n    z.detach()\n    return z\n"),
@@ -167,7 +179,7 @@ class DiscardedTensorResult(Rule):
             if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
                 continue
             receiver, method = call.func.value, call.func.attr.value
-            if method not in _DISCARDABLE or flow.origin(call.func) or _names_inplace(call):
+            if method not in _DISCARDABLE or flow.origin(call.func) or _is_anothers(call):
                 continue
             if isinstance(receiver, cst.Name) and receiver.value in ("self", "cls"):
                 continue  # a method of the class itself, which may have that name, too
@@ -179,10 +191,11 @@ class DiscardedTensorResult(Rule):
     def _finding(self, flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) -> Finding:
         shown, written = flow.positions.shown(receiver), flow.positions.shown(call)
         is_place = flow.is_place(receiver)
+        idle = f"`.{method}(...)` after `{shown}`" if _is_in_place(receiver) else f"`{written}`"
         return self.finding(
             flow,
             call,
-            f"`{written}` does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
+            f"{idle} does nothing: `{method}` returns a new tensor and leaves `{shown}` as it is",
             help=f"write `{shown} = {written}`" if is_place else "use the result, or remove the statement",
             fix=_fix(flow, call, receiver, method) if is_place else None,
         )
@@ -201,8 +214,18 @@ def _may_be_discarded(call: ast.expr, outline: Outline, tensors: Tensors) -> boo
     return not is_function and (tensors.may_hold(receiver) or tensors.may_hold(call))
 
 
-def _names_inplace(call: cst.Call) -> bool:
-    return any(arg.keyword is not None and arg.keyword.value in ("inplace", "out") for arg in call.args)
+def _is_in_place(receiver: cst.BaseExpression) -> bool:
+    """``x.copy_(y)``, which works whatever happens to its result."""
+    import libcst as cst
+
+    function = receiver.func if isinstance(receiver, cst.Call) else None
+    return isinstance(function, cst.Attribute) and function.attr.value.endswith("_")
+
+
+def _is_anothers(call: cst.Call) -> bool:
+    """Whether a keyword tells that it is no method of a tensor, or that it writes into what it is given."""
+    keywords = {arg.keyword.value for arg in call.args if arg.keyword is not None}
+    return not keywords <= _KEYWORDS
 
 
 def _is_on_purpose(flow: Flow, statement: cst.Expr, receiver: cst.BaseExpression, method: str) -> bool:

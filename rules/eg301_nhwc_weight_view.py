@@ -82,6 +82,8 @@ _SAME_ORDER = frozenset(
     "abs bfloat16 clone cpu cuda detach double float half requires_grad_ to type type_as".split()
 )
 _ARE_PARAMETERS = re.compile(r"(?:\A|[._])(?:params|parameters)\Z|\[['\"]params['\"]\]\Z")
+# Copies in one dimension, such as those that optimizers in mixed precision keep.
+_FLAT = re.compile(r"master|main_|flat|shard|fp32", re.IGNORECASE)
 _LISTS_PARAMETERS = frozenset(("parameters", "named_parameters"))
 _WRAPPERS = frozenset("filter list reversed sorted tqdm tuple".split())
 _CONTAINERS = frozenset(f"torch.nn.{name}" for name in ("Module", "ModuleDict", "ModuleList", "Sequential"))
@@ -100,6 +102,8 @@ class NhwcWeightView(Rule):
     only_with_channels_last = True
 
     valid = (
+        "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    nn.init.xavier_uniform_(c.weight.view([c.weight.shape[0], -1]))\n",
+        "def f(groups, master_params):\n    return [p.view(-1) for g, p in zip(groups, master_params)]\n",
         "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
         "    def f(self):\n        return self.c.weight.reshape(8, -1)\n",
         "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
@@ -175,7 +179,7 @@ class NhwcWeightView(Rule):
             fixed="import torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    m.weight.data.view(-1)[3:].zero_()\n",
         ),
         Invalid(
-            "import torch\nimport torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    torch.nn.init.zeros_(m.weight.view(-1))\n"
+            "import torch\nimport torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    fill(m.weight.view(-1).zero_())\n"
             "    torch.add(x, x, out=m.weight.view(-1))\n",
             findings=2,
         ),
@@ -236,7 +240,7 @@ class NhwcWeightView(Rule):
                 continue
             if is_tested_contiguous(flow, view.receiver) or is_expected_to_raise(flow, call):
                 continue
-            if _asks_for_pointwise(flow, call):
+            if _asks_for_pointwise(flow, call) or _is_initialised(flow, call):
                 continue
             yield self._finding(flow, view)
 
@@ -284,6 +288,15 @@ def _asks_for_pointwise(flow: Flow, node: cst.CSTNode) -> bool:
     start = flow.positions.span(functions[-1])[0] if functions else 0
     text = flow.positions.source.text
     return _IS_POINTWISE.search(text, start, flow.positions.span(node)[0]) is not None
+
+
+def _is_initialised(flow: Flow, view: cst.Call) -> bool:
+    """Whether the view is given to `torch.nn.init`: parameters are new then, and nobody has converted them."""
+    import libcst as cst
+
+    argument = flow.parent(view)
+    call = flow.parent(argument) if isinstance(argument, cst.Arg) else None
+    return isinstance(call, cst.Call) and flow.origin(call.func).startswith("torch.nn.init.")
 
 
 def _merges(flow: Flow, view: View) -> bool:
@@ -420,7 +433,8 @@ def _yields_parameters(flow: Flow, iterable: cst.BaseExpression, path: list[int]
     import libcst as cst
 
     if not isinstance(iterable, cst.Call):
-        return not path and bool(_ARE_PARAMETERS.search(flow.positions.one_line(iterable)))
+        written = flow.positions.one_line(iterable)
+        return not path and bool(_ARE_PARAMETERS.search(written)) and not _FLAT.search(written)
     function = iterable.func
     if isinstance(function, cst.Attribute) and function.attr.value in _LISTS_PARAMETERS:
         expected = [1] if function.attr.value == "named_parameters" else []

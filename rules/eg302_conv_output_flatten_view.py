@@ -77,6 +77,7 @@ _WIDENING = frozenset("interpolate upsample pixel_shuffle".split())
 _ADAPTIVE = frozenset(("adaptive_avg_pool2d", "adaptive_max_pool2d"))
 _KEEPING = frozenset("batch_norm group_norm local_response_norm".split())
 _COMPUTING_MODULES = ("torch", "torch.nn.functional", "torch.Tensor")
+_REDUCING = frozenset("amax amin mean norm prod std sum var".split())
 _NEW_CHANNELS = frozenset(("pixel_shuffle", "pixel_unshuffle"))
 _NESTED_TOO_DEEP = 60
 _FACTORS_OF_A_SAMPLE = 3
@@ -120,6 +121,10 @@ class ConvOutputFlattenView(Rule):
     only_with_channels_last = True
 
     valid = (
+        "import torch\nimport torch.nn.functional as F\ndef f(w, x, b, size):\n    m = torch.sum(w * x, dim=1, keepdim=True)\n"
+        "    m = F.interpolate(m, size=size)\n    return m.view(b, -1)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self, c):\n        self.f = nn.Sequential(nn.Conv2d(c, 9, 2), nn.ReLU())\n"
+        "        self.l = nn.Linear(9, 2)\n    def forward(self, x):\n        x = self.f(x)\n        return self.l(x.view(x.size(0), -1))\n",
         _NET
         + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), (1, x.size(3)))\n        return x.view(x.size(0), -1)\n",
         _NET
@@ -188,6 +193,10 @@ class ConvOutputFlattenView(Rule):
         "        except RuntimeError:\n            return None\n",
     )
     invalid = (
+        Invalid(
+            "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self, c):\n        self.f = nn.Sequential(nn.Conv2d(c, 9, 2), nn.ReLU())\n"
+            "        self.l = nn.Linear(36, 2)\n    def forward(self, x):\n        x = self.f(x)\n        return self.l(x.view(x.size(0), -1))\n"
+        ),
         Invalid(
             _NET
             + "        self.fc = nn.Linear(3, 4)\n    def forward(self, x):\n        x = F.relu(self.c(x), inplace=True)\n        x = x.view(x.size(0), -1)\n        return self.fc(x)\n",
@@ -298,6 +307,8 @@ class ConvOutputFlattenView(Rule):
             image = _image(flow, view.receiver)
             if image is None or not image.is_wide or not _merges(flow, view, image):
                 continue
+            if _is_one_pixel_by_reader(flow, call, image):
+                continue
             if not is_expected_to_raise(flow, call):
                 yield self._finding(flow, view)
 
@@ -351,6 +362,20 @@ def _may_be_image(tensor: ast.expr, outline: Outline) -> bool:
                 return True
             if name in _KEEPING | _POINTWISE:
                 waiting += [*one.args[:1], *([one.func.value] if isinstance(one.func, ast.Attribute) else [])]
+    return False
+
+
+def _is_one_pixel_by_reader(flow: Flow, view: cst.Call, image: Image) -> bool:
+    """Whether a linear layer reads as many features as there are channels: the image is a single pixel then."""
+    import libcst as cst
+
+    for use in flow.uses(view):
+        argument = flow.parent(use)
+        call = flow.parent(argument) if isinstance(argument, cst.Arg) else None
+        for made in flow.callees.get(call, ()) if isinstance(call, cst.Call) else ():
+            first = made.parts[0] if made.parts else made
+            if image.channels is not None and first.argument(0, "in_features") == image.channels:
+                return True
     return False
 
 
@@ -468,8 +493,21 @@ def _image(flow: Flow, node: cst.BaseExpression, depth: int = 0) -> Image | None
         return None
     source = _argument(flow, node)
     before = _image(flow, source, depth + 1) if source is not None else None
+    if _keeps_one_channel(flow, node):
+        return Image(1, is_wide=True)
     images = {_after(way, before) for way in _operators(flow, node)}
     return images.pop() if len(images) == 1 else None
+
+
+def _keeps_one_channel(flow: Flow, call: cst.Call) -> bool:
+    """``x.mean(1, keepdim=True)``, ``torch.sum(x, dim=1, keepdim=True)``."""
+    from ._chains import unbound
+    from ._views import literal
+
+    _, method, arguments = unbound(flow, call)
+    named = {one.keyword.value: one.value for one in arguments if one.keyword is not None}
+    dim = named.get("dim", arguments[0].value if arguments and arguments[0].keyword is None else None)
+    return method in _REDUCING and "keepdim" in named and dim is not None and literal(dim) in (1, -3)
 
 
 def _image_of_sum(flow: Flow, node: cst.BinaryOperation, depth: int) -> Image | None:

@@ -64,7 +64,8 @@ if TYPE_CHECKING:
 
 _SAVES = frozenset(("safetensors.torch.save", "safetensors.torch.save_file"))
 _WITHOUT_CONVOLUTIONS = re.compile(
-    r"lora|adapter|peft|embed|token|textual_inversion|optim|sched", re.IGNORECASE
+    r"lora|adapter|peft|embed|token|text|clip|bert|llm|\bt5|language|quant|processor|optim|sched",
+    re.IGNORECASE,
 )
 _MODEL = re.compile(r"(?:\A|[._])(?:model|net|network|module|unet|ema)\Z|\Aself\Z", re.IGNORECASE)
 _MAKERS = re.compile(r"(?:\.|^)(?:[A-Z]\w*|from_pretrained|from_config|create_model)\Z")

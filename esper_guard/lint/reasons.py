@@ -1,4 +1,7 @@
-"""Comments that give a reason for how memory is laid out on their line: somebody chose it, so nothing is reported."""
+"""Comments that give a reason for how memory is laid out: somebody chose it, so nothing is reported.
+
+They stand on the lines of what they explain, or right above.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,11 @@ _WHY = re.compile(
 
 
 def gives_reason(source: Source, masked: Masked, finding: Finding) -> bool:
-    """Whether a comment on the lines of ``finding`` says why memory is laid out as it is there."""
-    first = source.offset(finding.location.row, 1)
+    """Whether a comment on the lines of ``finding``, or above, says why memory is laid out as it is there."""
+    row = finding.location.row
+    while row > 1 and source.line(row - 1).lstrip().startswith("#"):
+        row -= 1
+    first = source.offset(row, 1)
     last = source.offset(finding.end_location.row, 1)
     end = last + len(source.line(finding.end_location.row))
     comments = (source.text[c.start : c.end] for c in masked.comments if first <= c.start < end)

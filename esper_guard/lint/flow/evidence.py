@@ -31,6 +31,8 @@ MODULE = Facts(Kind.MODULE)
 _LAYOUT_FREE = frozenset(
     "is_cuda device dtype shape ndim requires_grad grad_fn names itemsize nbytes layout".split()
 )
+_OF_MATRICES = frozenset("TH")  # deprecated, and going to be an error, for any other rank
+_MATRIX_RANKS = rank(0) | rank(1) | rank(2)
 _FACTORIES = frozenset("empty ones rand randn zeros".split())
 _SIZED_METHODS = frozenset("expand repeat reshape view new_empty new_ones new_zeros".split())
 _RANK_KEEPING = frozenset(
@@ -353,8 +355,10 @@ def from_attribute(base: Facts, attribute: str) -> Facts:
     if base.kind is Kind.TENSOR:
         if attribute in _LAYOUT_FREE:
             return OTHER
-        if attribute in VIEWS_OF_TENSORS:
+        if attribute in VIEWS_OF_TENSORS and attribute not in _OF_MATRICES:
             return Facts(Kind.TENSOR, base.ranks)
+    if attribute in _OF_MATRICES and base.kind in (Kind.TENSOR, Kind.UNKNOWN):
+        return Facts(base.kind, base.ranks & _MATRIX_RANKS or base.ranks)
     return TENSOR if attribute in TENSOR_ATTRIBUTES and base.kind is not Kind.OTHER else NOTHING
 
 
@@ -366,12 +370,17 @@ def from_subscript(base: Facts, node: cst.Subscript) -> Facts:
         return base
     if base.kind is not Kind.TENSOR:
         return NOTHING
-    one = node.slice[0].slice if len(node.slice) == 1 else None
-    if isinstance(one, cst.Slice):
-        return Facts(Kind.TENSOR, base.ranks)
-    if isinstance(one, cst.Index) and isinstance(one.value, cst.Integer) and base.ranks != ALL_RANKS:
-        return Facts(Kind.TENSOR, base.ranks >> 1)
-    return TENSOR
+    if base.ranks == ALL_RANKS:
+        return TENSOR
+    ranks = base.ranks
+    for element in node.slice:
+        index = element.slice
+        if isinstance(index, cst.Slice):
+            continue
+        if not isinstance(index.value, cst.Integer):
+            return TENSOR  # a name may be a number, a mask or None
+        ranks >>= 1
+    return Facts(Kind.TENSOR, ranks)
 
 
 def element_of(iterable: Facts) -> Facts:

@@ -9,7 +9,7 @@ import libcst as cst
 
 from esper_guard.lint.flow import conditions, effects, evidence, formats
 from esper_guard.lint.flow.dotted import dotted
-from esper_guard.lint.flow.layouts import of_format
+from esper_guard.lint.flow.layouts import MADE, of_format
 from esper_guard.lint.flow.places import place_of
 from esper_guard.lint.flow.values import (
     NOTHING,
@@ -130,13 +130,14 @@ class Expressions:
         left = self.state.facts_of(self.evaluate(node.left, node))
         right = self.state.facts_of(self.evaluate(node.right, node))
         kinds = {left.kind, right.kind}
+        if isinstance(node.operator, cst.MatrixMultiply) and kinds != {Kind.OTHER}:
+            is_tensor = Kind.TENSOR in kinds
+            return self.state.fresh(node, Facts(Kind.TENSOR if is_tensor else Kind.UNKNOWN, layout=MADE))
         if Kind.TENSOR in kinds:
             other = right if left.kind is Kind.TENSOR else left
             tensor = left if left.kind is Kind.TENSOR else right
             alone = isinstance(node.left if tensor is right else node.right, (cst.Integer, cst.Float))
             ranks = tensor.ranks if alone or other.ranks == tensor.ranks else NOTHING.ranks
-            if isinstance(node.operator, cst.MatrixMultiply):
-                ranks = NOTHING.ranks
             return self.state.fresh(node, Facts(Kind.TENSOR, ranks, layout=formats.after_binary(left, right)))
         if kinds == {Kind.OTHER}:
             return self.state.fresh(node, evidence.OTHER)

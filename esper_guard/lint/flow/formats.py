@@ -26,11 +26,9 @@ _TAKES_FORMAT = frozenset("to contiguous clone cuda cpu float half double bfloat
 _LAID_OUT_LIKE_THEIR_SHAPE = frozenset(
     """
     arange empty eye full linspace ones rand randint randn randperm zeros stack new_empty new_full new_ones new_zeros
-    bmm mm matmul linear
+    bmm mm matmul linear repeat tile
     """.split()
 )
-
-
 _KEEP_THAT_OF_THEIR_INPUT = (Effect.KEEPS, Effect.FIRST, Effect.ANY)
 
 
