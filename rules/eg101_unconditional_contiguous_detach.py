@@ -38,7 +38,8 @@ seed_input = host_features.detach()
   variable. A test of another value, or made before `x` was bound again, guards nothing.
 - Another or an unknown memory format: `torch.channels_last`, `torch.preserve_format`, a variable.
 - The copy is needed: it goes to `view`, `reshape`, `numpy()`, `data_ptr()`, DLPack, serialisation, native code.
-- `x` is provably no 4-D or 5-D tensor, or no tensor, or what `torch.linalg` made of a matrix.
+- `x` is provably no 4-D or 5-D tensor, or no tensor, or what `torch.linalg` made of a matrix; a product by `@` or a
+  repeated tensor, which is contiguous.
 - `x.detach().contiguous()`: the same copy, but asked for by whoever uses the result.
 
 Where the test came out True, the copy never happens, and the finding says so.

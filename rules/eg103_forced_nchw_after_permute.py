@@ -35,8 +35,8 @@ def get_input(self, batch):
 - Where the permuted tensor's layout is not in sight, or a permute before took it from NCHW to NHWC: the two cancel out.
 - After `torch.stack`, factories and operators whose result is laid out like its shape: there is nothing to copy.
 - Where the copy goes where its layout matters (a file, a pointer, an array, `view`, native code).
-- In functions that exist for the conversion, by their name (`nhwc_to_nchw`), and where a comment on the line gives a
-  reason. In tests.
+- In functions that exist for the conversion, by their name (`nhwc_to_nchw`), and where a comment on the line, or above
+  it, gives a reason. In tests.
 - It can't see who consumes what a function returns: something behind it may want NCHW.
 
 ## Fix safety

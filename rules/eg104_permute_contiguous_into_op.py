@@ -38,11 +38,12 @@ def forward(self, tokens, size):
   pointer, an array, native code. After a convolution or a pool, `reshape` is no objection, `view` is.
 - Where something reads it that is not in sight: an unknown function or module, or whoever gets it if it is returned. If a
   convolution, a pool or `interpolate` reads it, too, then returning or storing it besides is no objection.
+- Where it is made of a part of each row (`x[:, 1:]`, tokens without the first): it is not dense, and a convolution copies it.
 - Where the permuted tensor's layout is not in sight, where two permutes cancel out, for 3-D tensors, and for
   `permute(0, 2, 3, 1)`, which is wanted by most who write it.
 - For elementwise operators alone, where a name says that the tensor is no image: a mask, a bias or scores of an attention.
-- Under `detach` (that is EG101), where a comment on the line gives a reason, in functions that exist for the conversion,
-  by their name (`nhwc_to_nchw`), and in tests.
+- Under `detach` (that is EG101), where a comment on the line, or above it, gives a reason, in functions that exist for the
+  conversion, by their name (`nhwc_to_nchw`), and in tests.
 
 ## Fix safety
 

@@ -37,7 +37,7 @@ def forward(self, x):
 - Where an operator stands between that is not in the table, or whose effect depends on its arguments, or a module that is
   not torch's: what the format is then can't be told.
 - Where the result goes where its layout matters (a file, an array, `view`, ...), is reduced, or is a loss.
-- Where a comment on the line gives a reason. In tests.
+- Where a comment on the line, or above it, gives a reason. In tests.
 - The table was measured on the CPU; a GPU may keep what the CPU drops.
 
 ## References

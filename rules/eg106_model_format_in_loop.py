@@ -32,7 +32,7 @@ for images, targets in loader:
 
 ## When it stays silent
 
-- Where a comment on the line gives a reason for the layout.
+- Where a comment on the line, or above it, gives a reason for the layout.
 - Without evidence that it is a model: an annotation, `isinstance`, a class of `torch.nn`, an attribute that the class
   makes by one, `self` in a class that derives from a module, or `.parameters()`, `.train()`, `.state_dict()`, ... of it.
 - Each model once: it is the loop's own target, is reached through it, or is made or changed inside the loop.

@@ -27,7 +27,7 @@ target = features.detach().clone()
 
 ## When it stays silent
 
-- Where a comment on the line gives a reason for the layout.
+- Where a comment on the line, or above it, gives a reason for the layout.
 - `x` has no graph: `.data`, `.grad`, `.detach()` in sight, an entry of a state dict, a factory without
   `requires_grad`, `argmax` and other integers, a comparison.
 - Under `torch.no_grad()`, `torch.inference_mode()` or `torch.set_grad_enabled(False)`, as a block or a decorator; in

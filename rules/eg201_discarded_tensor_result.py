@@ -33,6 +33,7 @@ adj = adj.to(memory_format=torch.channels_last)
   an element of a data loader's batch that takes `memory_format`.
 - Where the call is made for something else than its result: in `try`, under `with pytest.raises(...)`, a profiler or
   a tracer, or to start a device (`torch.zeros(1).cuda()`).
+- With keywords that the tensors' methods don't take: it is the method of something else.
 - Methods that act in place or wait for a device: `x.add_(1)`, `x.item()`, `x.cpu()` on a line of its own.
 
 ## Fix safety

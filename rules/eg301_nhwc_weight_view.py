@@ -35,6 +35,8 @@ weight = self.conv.weight.reshape(self.conv.weight.size(0), -1)
 - Kernels known to be 1x1, and convolutions of one channel a group: both formats are the same memory for them.
 - Weights of linear layers, embeddings, normalisations and modules that are not in sight; names for parameters that no
   loop over parameters and no `F.conv2d` vouches for.
+- Under `torch.nn.init`, which comes before any conversion; copies of parameters in one dimension, by their name
+  (`master_params`).
 - Where `is_contiguous()` was asked, after `contiguous()` or `reshape`, in `try`, where an exception is expected.
 - `view(shape)` and `view(dtype)` with a name: what it holds is unknown.
 

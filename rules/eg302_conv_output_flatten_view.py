@@ -32,10 +32,11 @@ x = x.reshape(x.size(0), -1)
 ## When it stays silent
 
 - `view(b, c, -1)` merges H and W only, `view(b, g, c // g, h, w)` splits C: both are views in either format.
-- Anything that may be 1x1, for which every view works: after average pools, max pools with a window that is large or not literal, kernels larger than 3 without padding, adaptive pools unless their output is
-  written out and larger, 1x1 convolutions of a value that is not in sight, `view(-1, n)` with as many features as the
-  convolution has channels.
-- Anything that may have one channel: `view(-1)`, `view(-1, 1)` where the channels are not a literal of two and more.
+- Anything that may be 1x1, for which every view works: after average pools, max pools with a window that is large or not
+  literal, kernels larger than 3 without padding, adaptive pools unless their output is written out and larger, 1x1
+  convolutions of a value that is not in sight; `view(-1, n)` with as many features as the convolution has channels, and
+  what a linear layer reads that has as many.
+- Anything that may have one channel: after `mean(1, keepdim=True)`, `view(-1)`, `view(-1, 1)` where the channels are not a literal of two and more.
 - After `contiguous()`, `reshape`, `permute`, or an operator that drops channels_last; where `is_contiguous()` was asked.
 - Values that come from elsewhere: parameters, modules made by other classes, items of a `ModuleList`.
 - In `try`, and where an exception is expected.

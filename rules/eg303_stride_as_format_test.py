@@ -32,7 +32,7 @@ or `esper_guard.layout_of(x)`, which tells the ambiguous layouts apart.
 - Where nothing in the function says that the outcome decides a memory format: kernels ask for the stride of sequences.
 - Where the test has more parts that look at the layout: another stride, `is_contiguous()`, the number of channels.
 - Where `x` is provably not 4-D or 5-D; in `assert`; in tests.
-- Where a comment on the line gives a reason.
+- Where a comment on the line, or above it, gives a reason.
 
 ## References
 

@@ -29,7 +29,7 @@ model.to(memory_format=torch.channels_last)
 
 ## When it stays silent
 
-- Where a comment on the line gives a reason for the layout.
+- Where a comment on the line, or above it, gives a reason for the layout.
 - Where the model is converted after it, on each path on which it was converted before.
 - Without `assign=True` as a literal.
 - Where the state dict comes from `state_dict()` of a module in the function: it may be in channels_last itself.

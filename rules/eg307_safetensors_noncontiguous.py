@@ -12,6 +12,9 @@ values contiguous, also through names, copies and comprehensions that rename or 
 Once the model has been converted with `model.to(memory_format=torch.channels_last)`, the weights of its convolutions are
 not contiguous, and saving raises `ValueError: You are trying to save a non contiguous tensor`: after the training.
 
+Whether a model has convolutions is often not in sight where it is saved, so this rule is off by default: of 40 findings in
+169 repositories and 300 packages, 11 could fail.
+
 ## Example
 
 ```python
@@ -31,10 +34,9 @@ or `safetensors.torch.save_model(model, path)`, which also copes with shared wei
 - In projects without channels_last.
 - With `.contiguous()` on the values, in the comprehension or in a loop; after `model.to(memory_format=torch.contiguous_format)`.
 - Where the model is made in the same function and never converted there, or is known to have no convolution.
-- Where function, model, path or keys say that these are adapters (LoRA), embeddings or tokens.
+- Where function, model, path or keys say that these are adapters (LoRA), embeddings, tokens, or a language model.
 - Where the state dict comes from another function, or one whose name says so makes it contiguous; where its items are
   assigned to.
-- For a function imported under a name that doesn't end with `save` or `save_file`.
 
 ## Fix safety
 
@@ -81,6 +83,7 @@ class SafetensorsNoncontiguous(Rule):
     code = "EG307"
     name = "safetensors-noncontiguous"
     severity = Severity.ERROR
+    default = False
     only_with_channels_last = True
     triggers = (rb"state_dict", rb"state_dict[\s\\]*\(")
     file_triggers = (rb"safetensors",)

@@ -33,7 +33,7 @@ Not `image.contiguous().data_ptr()`: a copy made there is freed before the addre
 
 ## When it stays silent
 
-- Where a comment on the line gives a reason for the layout.
+- Where a comment on the line, or above it, gives a reason for the layout.
 - `x` is made by `contiguous(...)`, by a conversion that names a memory format, by a factory, or by anything else that
   is not known to keep the layout of a parameter.
 - The function asks `x.is_contiguous(...)`, or reads the strides of `x`.

@@ -91,7 +91,7 @@ class Rule:
     in_tests: ClassVar[bool] = True
     """Whether it is one in a test, too, where tensors are laid out in every way on purpose."""
     heeds_reasons: ClassVar[bool] = False
-    """Whether a comment on the line that gives a reason for the layout silences it."""
+    """Whether a comment on its lines, or right above, that gives a reason for the layout silences it."""
     proof: ClassVar[Proof | None] = None
     no_proof: ClassVar[str] = ""
     """Why nothing can be run to prove it."""

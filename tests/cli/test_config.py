@@ -203,7 +203,9 @@ SAVES = "from safetensors.torch import save_file\ndef save(model, path):\n    sa
 def test_what_only_channels_last_can_do_wrong(
     run: Run, tmp_path: Path, assumed: str, mention: str, found: bool
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text(f"[tool.esper-guard]\nassume-channels-last = {assumed}\n")
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.esper-guard]\nextend-select = ["EG307"]\nassume-channels-last = {assumed}\n'
+    )
     (tmp_path / "save.py").write_text(SAVES)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "other.py").write_text(mention)
@@ -215,7 +217,7 @@ def test_what_only_channels_last_can_do_wrong(
 
 
 def test_a_fix_of_what_can_not_happen_is_not_applied(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[tool.esper-guard]\n")
+    (tmp_path / "pyproject.toml").write_text('[tool.esper-guard]\nextend-select = ["EG307"]\n')
     (tmp_path / "save.py").write_text(SAVES)
     assert run("check", "--fix", "--unsafe-fixes", ".", cwd=tmp_path).returncode == 0
     assert (tmp_path / "save.py").read_text() == SAVES
