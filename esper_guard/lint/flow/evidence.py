@@ -377,7 +377,7 @@ def from_subscript(base: Facts, node: cst.Subscript) -> Facts:
         index = element.slice
         if isinstance(index, cst.Slice):
             continue
-        if not isinstance(index.value, cst.Integer):
+        if not isinstance(index, cst.Index) or not isinstance(index.value, cst.Integer):
             return TENSOR  # a name may be a number, a mask or None
         ranks >>= 1
     return Facts(Kind.TENSOR, ranks)
