@@ -12,7 +12,7 @@ from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE, TENSOR_ATTRIBUTES, V
 
 # Without one of these words in a file there is nothing in it that could be proven a tensor.
 EVIDENCE = (
-    r"[tT]orch|Tensor|einops|jaxtyping|Parameter|[lL]oader|generate|parameters|buffers|\w_\(|"
+    r"[tT]orch|Tensor|\.data\b|einops|jaxtyping|Parameter|[lL]oader|generate|parameters|buffers|\w_\(|"
     + "|".join(sorted({*ONLY_TENSORS_HAVE, *TENSOR_ATTRIBUTES}))
 ).encode()
 _LONGEST_LINE = 1000
@@ -39,7 +39,7 @@ _OBJECT = re.compile(
     rb"[ \t]*=[ \t]*(?:(?:\w+\.)*(?!\w*(?:Tensor|Param|Variable))[A-Z]\w*[a-z]\w*"
     rb"|int|id|len|list|open|range|sorted|str|tuple)\("
 )
-_MADE_ELSEWHERE = re.compile(rb"\b(?:\w*Tensor|Parameter)[ \t]+as\b")
+_RENAMED_TYPE = re.compile(rb"\b(?:\w*Tensor|Parameter)[ \t]+as\b")
 _ANOTHER_PLACE = re.compile(rb"[ \t]*=[ \t]*([A-Za-z_][\w.]*)[ \t]*(?=[#\n;]|\Z)")
 # What stands after the name of what may be a tensor: a binding, a type, a method or attribute of tensors.
 _BOUND_AFTER = re.compile(
@@ -87,10 +87,11 @@ class _Evidence:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._known: dict[bytes, bool] = {}
+        self._is_renamed = _RENAMED_TYPE.search(text) is not None
 
     def may_be_tensor(self, receiver: bytes) -> bool:
         """Whether ``receiver`` is no plain place, or one that is bound to, tested as or used like a tensor."""
-        if _PLAIN_PLACE.fullmatch(receiver) is None:
+        if self._is_renamed or _PLAIN_PLACE.fullmatch(receiver) is None:
             return True
         owner, _, attribute = receiver.rpartition(b".")
         if attribute in _ALWAYS_TENSORS:
@@ -120,7 +121,7 @@ class _Evidence:
             return self.may_be_tensor(another[1])
         made = _OBJECT.match(text, end)
         if made is not None and _closes_statement(text, made.end()):
-            return _MADE_ELSEWHERE.search(text) is not None
+            return False
         if (
             _BOUND_AFTER.match(after)
             or _LOOPED.search(before)
@@ -129,7 +130,7 @@ class _Evidence:
             return True
         if b"=" in after and (b"," in after.partition(b"=")[0] or b"," in before):
             return True
-        if before.strip() or after.strip() != b",":
+        if before.strip() or after.strip() not in (b"", b","):
             return False
         closing = _CLOSES_TARGETS.search(text, end)
         return closing is not None and closing[1] is not None
@@ -170,8 +171,9 @@ def _begins_statement(text: bytes, line: int, head: bytes) -> bool:
     first, indent = head.strip()[:1], len(head) - len(head.lstrip())
     if first == b"" and text.endswith(b"\\\n", 0, line):
         return True
-    if first == b"" or first in b")]}":
-        opening = _line_indented_at_most(text, line, indent if first else indent - 1)
+    closes_more = sum(map(head.count, (b"(", b"[", b"{"))) < sum(map(head.count, (b")", b"]", b"}")))
+    if first == b"" or closes_more:
+        opening = _line_indented_at_most(text, line, indent if first and first in b")]}" else indent - 1)
         return _VALUE_IS_USED.match(opening) is None
     if b":" in head and _COMPOUND.match(head) is None and b";" not in head:
         return False  # a lambda, a dictionary

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _DEF = re.compile(r"^([ \t\f]*)(?:async[ \t]+)?def\b", re.MULTILINE)
 _SIGNATURE = re.compile(r"[][(){}:]")
 _CUT = " ..."
+_TYPE = re.compile(rb"\.[A-Z]\w*\(\Z")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
@@ -85,12 +86,16 @@ class _Hits:
         if not near:
             return []
         pieces = [self._data[start:end] for start, end in spans]
-        pieces += [name for alias, name in self._renamed.items() if any(alias in piece for piece in pieces)]
-        return [
-            rule
-            for rule in near
-            if all(any(matches(one, piece) for piece in pieces) for one in rule.triggers)
-        ]
+        renamed = [name for alias, name in self._renamed.items() if any(alias in piece for piece in pieces)]
+        # A trigger that looks at text doesn't know a type by another name.
+        is_known = not any(_TYPE.search(name) for name in renamed)
+        pieces += renamed
+
+        def may_match(trigger: Trigger) -> bool:
+            is_blind = callable(trigger) and not is_known
+            return is_blind or any(matches(trigger, piece) for piece in pieces)
+
+        return [rule for rule in near if all(map(may_match, rule.triggers))]
 
     def _offsets(self, trigger: Trigger) -> Iterator[int]:
         yield from offsets(trigger, self._data)
