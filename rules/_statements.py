@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE, TENSOR_ATTRIBUTES, VIEWS_OF_TENSORS
 
@@ -39,7 +40,7 @@ _OBJECT = re.compile(
     rb"[ \t]*=[ \t]*(?:(?:\w+\.)*(?!\w*(?:Tensor|Param|Variable))[A-Z]\w*[a-z]\w*"
     rb"|int|id|len|list|open|range|sorted|str|tuple)\("
 )
-_RENAMED_TYPE = re.compile(rb"\b(?:\w*Tensor|Parameter)[ \t]+as\b")
+_RENAMED_TYPE = re.compile(rb"(?:Tensor|Parameter)[ \t]+as\b")
 _ANOTHER_PLACE = re.compile(rb"[ \t]*=[ \t]*([A-Za-z_][\w.]*)[ \t]*(?=[#\n;]|\Z)")
 # What stands after the name of what may be a tensor: a binding, a type, a method or attribute of tensors.
 _BOUND_AFTER = re.compile(
@@ -87,11 +88,14 @@ class _Evidence:
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._known: dict[bytes, bool] = {}
-        self._is_renamed = _RENAMED_TYPE.search(text) is not None
+
+    @cached_property
+    def _renames_types(self) -> bool:
+        return b" as" in self._text and _RENAMED_TYPE.search(self._text) is not None
 
     def may_be_tensor(self, receiver: bytes) -> bool:
         """Whether ``receiver`` is no plain place, or one that is bound to, tested as or used like a tensor."""
-        if self._is_renamed or _PLAIN_PLACE.fullmatch(receiver) is None:
+        if _PLAIN_PLACE.fullmatch(receiver) is None or self._renames_types:
             return True
         owner, _, attribute = receiver.rpartition(b".")
         if attribute in _ALWAYS_TENSORS:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 _MOST_SIZES = 3
 _VIEW = re.compile(rb"view[\s\\]*\(((?:[^()\n]|\([^()\n]*\))*)(\)?)")
+_NAME = re.compile(rb"\s*[A-Za-z_][\w.]*,?\s*")
 _IN_BRACKETS = re.compile(rb"\([^()]*\)")
 
 
 def _views(text: bytes) -> Iterator[int]:
     """The calls of ``view`` with few sizes, as far as one line tells: with many, nothing is merged."""
     for view in _VIEW.finditer(text):
+        if view[2] and _NAME.fullmatch(view[1]):
+            continue  # a shape, or a dtype
         sizes = _IN_BRACKETS.sub(b"", view[1]).rstrip(b", \t").count(b",") + 1
         is_unbound = text.endswith(b"Tensor.", 0, view.start())
         if not view[2] or sizes <= _MOST_SIZES + is_unbound:
