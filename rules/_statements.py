@@ -25,7 +25,8 @@ _LINE_START = re.compile(
 )
 _OPENERS = (*b"( [ { = + - * / % & | < >".split(), b" and", b" or", b" not", b" in")
 _BRACKET = re.compile(rb"[][(){}]")
-_END = rb"(?:[;#\\\r]|\Z)"
+_END = re.compile(rb"[ \t]*(?:[;#\\\r]|\Z)")
+_END_IN_BRACKETS = re.compile(rb"[ \t)]*(?:[;#\\\r]|\Z)")
 _COMPOUND = re.compile(rb"[ \t]*(?:if|elif|else|for|while|try|except|finally|with|async|case|def|class)\b")
 _VALUE_IS_USED = re.compile(
     rb"[ \t]*(?:(?:return|raise|yield|assert|del|if|elif|while|for|with|print)\b|[^(\[{=!<>]*[^(\[{=!<>]=(?!=))"
@@ -153,10 +154,10 @@ def _occurrences(text: bytes, name: bytes) -> Iterator[int]:
 
 def _ends_statement(text: bytes, start: int, is_in_brackets: bool) -> bool:
     """Whether nothing but the end of a statement may follow the call whose arguments begin at ``start``."""
-    return _closes_statement(text, start, rb"[ \t)]*" if is_in_brackets else rb"[ \t]*") is not False
+    return _closes_statement(text, start, _END_IN_BRACKETS if is_in_brackets else _END) is not False
 
 
-def _closes_statement(text: bytes, start: int, between: bytes = rb"[ \t]*") -> bool | None:
+def _closes_statement(text: bytes, start: int, ending: re.Pattern[bytes] = _END) -> bool | None:
     """Whether the call whose arguments begin at ``start`` ends its statement; None where its line doesn't tell."""
     end = text.find(b"\n", start)
     rest = text[start : len(text) if end < 0 else end]
@@ -166,7 +167,7 @@ def _closes_statement(text: bytes, start: int, between: bytes = rb"[ \t]*") -> b
     for bracket in _BRACKET.finditer(rest):
         depth += 1 if bracket[0] in b"([{" else -1
         if depth == 0:
-            return re.compile(between + _END).match(rest, bracket.end()) is not None
+            return ending.match(rest, bracket.end()) is not None
     return None
 
 
