@@ -41,7 +41,6 @@ _OBJECT = re.compile(
     rb"[ \t]*=[ \t]*(?:(?:\w+\.)*(?!\w*(?:Tensor|Param|Variable))[A-Z]\w*[a-z]\w*"
     rb"|int|id|len|list|open|range|sorted|str|tuple)\("
 )
-_RENAMED_TYPE = re.compile(rb"(?:Tensor|Parameter)[ \t]+as\b")
 _ANOTHER_PLACE = re.compile(rb"[ \t]*=[ \t]*([A-Za-z_][\w.]*)[ \t]*(?=[#\n;]|\Z)")
 # What stands after the name of what may be a tensor: a binding, a type, a method or attribute of tensors.
 _BOUND_AFTER = re.compile(
@@ -92,7 +91,7 @@ class _Evidence:
 
     @cached_property
     def _renames_types(self) -> bool:
-        return b" as" in self._text and _RENAMED_TYPE.search(self._text) is not None
+        return any(word in self._text for word in (b"Tensor as ", b"Parameter as "))
 
     def may_be_tensor(self, receiver: bytes) -> bool:
         """Whether ``receiver`` is no plain place, or one that is bound to, tested as or used like a tensor."""
