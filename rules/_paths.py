@@ -47,13 +47,18 @@ def place(flow: Flow, node: cst.BaseExpression) -> str:
 
 
 def object_of(node: cst.BaseExpression) -> cst.BaseExpression:
+    return [node, *(receiver for _, receiver in _calls_on_module(node))][-1]
+
+
+def _calls_on_module(node: cst.BaseExpression | None) -> Iterator[tuple[cst.Call, cst.BaseExpression]]:
+    """The calls in ``net.cuda().eval()``, the last one first, each with its receiver."""
     while (
         isinstance(node, cst.Call)
         and isinstance(node.func, cst.Attribute)
         and node.func.attr.value in _RETURN_THE_MODULE
     ):
+        yield node, node.func.value
         node = node.func.value
-    return node
 
 
 def is_within(part: str, whole: str) -> bool:
@@ -61,17 +66,14 @@ def is_within(part: str, whole: str) -> bool:
     return bool(whole) and (part == whole or part.startswith((f"{whole}.", f"{whole}[")))
 
 
-def scope_of(flow: Flow, node: cst.CSTNode) -> Scope | None:
+def scope_of(flow: Flow, node: cst.CSTNode) -> Scope:
     """The function around ``node``, or the module."""
-    for ancestor in flow.ancestors(node):
-        if isinstance(ancestor, (cst.FunctionDef, cst.Module)):
-            return ancestor
-        if isinstance(ancestor, (cst.Lambda, cst.ClassDef)):
-            return None
-    return None
+    return next(one for one in flow.ancestors(node) if isinstance(one, (cst.FunctionDef, cst.Module)))
 
 
-def bindings(statement: cst.CSTNode) -> Iterator[tuple[cst.BaseExpression, cst.BaseExpression | None]]:
+def bindings(
+    statement: cst.CSTNode | None,
+) -> Iterator[tuple[cst.BaseExpression, cst.BaseExpression | None]]:
     """What a statement binds, and to what; None where it isn't one expression."""
     if isinstance(statement, cst.Assign):
         for target in statement.targets:
@@ -106,15 +108,11 @@ def is_made_of(flow: Flow, value: cst.BaseExpression | None, bound: str) -> bool
     return re.search(rf"(?<![\w.]){re.escape(bound)}\b", flow.positions.one_line(value)) is not None
 
 
-def format_at_making(flow: Flow, value: cst.BaseExpression) -> str:
-    """``channels_last`` for ``Net().to(memory_format=torch.channels_last).cuda()``."""
-    made = object_of(value)
-    while value is not made and isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute):
-        converted = conversion(flow, value)
-        if converted is not None:
-            return converted.memory_format
-        value = value.func.value
-    return ""
+def format_at_making(flow: Flow, value: cst.BaseExpression | None) -> str:
+    """``channels_last`` for ``Net().to(memory_format=torch.channels_last).cuda()``; modules are made in NCHW."""
+    conversions = (conversion(flow, call) for call, _ in _calls_on_module(value))
+    named = (converted.memory_format for converted in conversions if converted is not None)
+    return next(named, "contiguous_format")
 
 
 class Paths:
@@ -129,14 +127,14 @@ class Paths:
         self._effect = effect
         self._calls = _calls_by_statement(flow)
         self._rebound = _Rebound(scope)
-        self._loops: list[tuple[Ways, Ways]] = []  # where ``break`` and ``continue`` of each loop lead
+        # Where ``break`` and ``continue`` of each loop lead; the first for one that is in no loop.
+        self._loops: list[tuple[Ways, Ways]] = [(set(), set())]
         self._ends: Ways = set()
-        self._too_many = False
 
-    def ends(self, start: Any) -> set[Any] | None:
-        """The states in which the function may be left, but by an exception; None for too many paths."""
+    def ends(self, start: Any) -> set[Any]:
+        """The states in which the function may be left, but by an exception; paths that get too many are given up."""
         last = self._block(self._scope.body, {(frozenset(), start)})
-        return None if self._too_many else {state for _, state in self._ends | last}
+        return {state for _, state in self._ends | last}
 
     def _block(self, body: cst.BaseSuite | Iterable[cst.CSTNode], ways: Ways) -> Ways:
         for statement in body.body if isinstance(body, cst.BaseSuite) else body:
@@ -144,12 +142,11 @@ class Paths:
         return ways
 
     def _statement(self, node: cst.CSTNode, ways: Ways) -> Ways:
-        if self._too_many or len(ways) > _MOST_PATHS:
-            self._too_many = True
+        if len(ways) > _MOST_PATHS:
             return set()
         if isinstance(node, cst.SimpleStatementLine):
             return self._block(node.body, ways)
-        ways = self._affected(node, ways)
+        ways = self._affected(node, self._calls.get(node, []), ways)
         if isinstance(node, cst.If):
             return self._if(node, ways)
         if isinstance(node, (cst.For, cst.While)):
@@ -162,16 +159,14 @@ class Paths:
             return self._block(node.body, ways)
         return self._jump(node, ways)
 
-    def _affected(self, node: cst.CSTNode, ways: Ways) -> Ways:
-        calls = self._calls.get(node, [])
+    def _affected(self, node: cst.CSTNode, calls: list[cst.Call], ways: Ways) -> Ways:
         return {(decisions, self._effect(node, calls, state)) for decisions, state in ways}
 
     def _jump(self, node: cst.CSTNode, ways: Ways) -> Ways:
         if isinstance(node, cst.Return):
             self._ends |= ways
         elif isinstance(node, (cst.Break, cst.Continue)):
-            if self._loops:
-                self._loops[-1][isinstance(node, cst.Continue)].update(ways)
+            self._loops[-1][isinstance(node, cst.Continue)].update(ways)
         elif not isinstance(node, cst.Raise):
             return ways
         return set()
@@ -194,12 +189,15 @@ class Paths:
     def _loop(self, node: cst.For | cst.While, ways: Ways) -> Ways:
         left: Ways = set()
         breaks: Ways = set()
+        # Each round evaluates the test of ``while`` again, but only binds the target of ``for``.
+        is_while = isinstance(node, cst.While)
+        calls = self._calls.get(node, []) if is_while else []
         for _ in range(2):
             self._loops.append((breaks, set()))
-            ways = self._block(node.body, ways) | self._loops[-1][1]
+            ended = self._block(node.body, ways) | self._loops[-1][1]
             self._loops.pop()
-            ways = self._affected(node, ways) if isinstance(node, cst.While) else ways
-            left |= ways
+            ways = self._affected(node, calls, ended)
+            left |= ways if is_while else ended
         if node.orelse is not None:
             left = self._block(node.orelse.body, left)
         return left | breaks
@@ -235,7 +233,7 @@ class _Rebound:
 
     def __init__(self, scope: Scope) -> None:
         self._bound: dict[str, int] = {}
-        self._count(scope.body if isinstance(scope, cst.FunctionDef) else scope, in_loop=False)
+        self._count(scope, in_loop=False)
 
     def touches(self, test: cst.BaseExpression) -> bool:
         """Whether ``test`` may come out otherwise the next time."""

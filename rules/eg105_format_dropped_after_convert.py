@@ -80,12 +80,15 @@ class FormatDroppedAfterConvert(Rule):
 
     valid = (
         "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
-        "    x = x.to(memory_format=torch.contiguous_format)\n    return x.softmax(1), y\n",
-        "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n    return x.permute(0, 3, 1, 2).softmax(1), y\n",
+        "    x = x.to(memory_format=torch.contiguous_format)\n    return x.softmax(1), torch.cat([y, y])\n",
+        "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
+        "    return torch.cat([y, y]), x.permute(0, 3, 1, 2).softmax(1)\n",
+        "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self):\n        self.m = nn.Softmax(1)\n"
+        "    def forward(self, x):\n        x = self.start(x.to(memory_format=torch.channels_last))\n        return self.m()\n",
         "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self, c):\n        self.m = nn.Softmax(1) if c else nn.ReLU()\n    def forward(self, x):\n        return self.m(x.to(memory_format=torch.channels_last))\n",
         "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self, c):\n        self.m = nn.Sequential(nn.Softmax(1), nn.Conv2d(3, 3, 1))\n    def forward(self, x):\n        return self.m(x.to(memory_format=torch.channels_last))\n",
         "import torch\ndef f(x, y):\n    y = y.to(memory_format=torch.channels_last)\n"
-        "    return y, torch.cat([x, torch.zeros(1, 3, 4, 4)])\n",
+        "    return torch.cat([y, y]), torch.cat([x, torch.zeros(1, 3, 4, 4)])\n",
         "import torch\ndef f(xs):\n    xs = xs.to(memory_format=torch.channels_last)\n    return torch.cat(xs)\n",
         "import torch\ndef f(x):\n    return torch.softmax(x, 1)\n",
         "import torch\ndef f(x):\n    return torch.relu(x.to(memory_format=torch.channels_last))\n",
@@ -192,14 +195,14 @@ def _dropped(flow: Flow, call: cst.Call) -> tuple[str, cst.BaseExpression] | Non
 
     from ._chains import unbound
 
-    made = flow.callees.get(call)
-    if made:
-        tensor, names = (call.args[0].value if call.args else None), _of_modules(flow, call)
+    tensor = call.args[0].value if call.args else None
+    module, _, function = flow.origin(call.func).rpartition(".")
+    if flow.callees.get(call):
+        names = _of_modules(flow, call)
+    elif module == "torch.nn.functional":
+        names = {function}
     else:
         tensor, name, _ = unbound(flow, call)
-        module, _, function = flow.origin(call.func).rpartition(".")
-        if module == "torch.nn.functional" and call.args:
-            tensor, name = call.args[0].value, function
         names = {name}
     if tensor is None or len(names) != 1:
         return None
@@ -242,7 +245,7 @@ def _does_not_matter(flow: Flow, call: cst.Call) -> bool:
     from ._needs import needs_contiguous
 
     found = list(consumers(flow, call))
-    if not found or all(one.how is How.METADATA for one in found):
+    if all(one.how is How.METADATA for one in found):
         return True
     for one in found:
         if one.operators & _REDUCTIONS:

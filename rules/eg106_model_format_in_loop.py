@@ -209,6 +209,27 @@ class ModelFormatInLoop(Rule):
         "        m.to(memory_format=torch.channels_last)\n",
         _HEAD
         + "class Net(Other):\n    def forward(self, x):\n        self.to(memory_format=torch.channels_last)\n",
+        _HEAD + "from zoo import Net\nclass Net(Net):\n    def forward(self, x):\n"
+        "        self.to(memory_format=torch.channels_last)\n",
+        _HEAD + "def f(m: nn.Module, xs):\n    for x in xs:\n"
+        "        g(m.encode(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))\n",
+        _HEAD + "def f(m: nn.Module, xs, fmt=torch.channels_last):\n    for x in xs:\n"
+        "        m.to(memory_format=fmt)\n",
+        _HEAD + "def f(xs):\n    for n in xs:\n"
+        "        net = nn.Conv2d(n, 3, 3).to(memory_format=torch.channels_last)\n        g(net)\n",
+        _HEAD + "class Net(nn.Module):\n    pass\ndef train_step(x):\n    model.train()\n"
+        "    model.to(memory_format=torch.channels_last)\n    return model(x)\n",
+        _HEAD + "class Net(nn.Module):\n    def forward(self, x):\n        def prepare():\n"
+        "            self.to(memory_format=torch.channels_last)\n        return g(x, prepare)\n",
+        _HEAD + "class Net(nn.Module):\n    def forward(self, x):\n"
+        "        return x - self.mean.to(memory_format=torch.channels_last)\n",
+        _HEAD + "class Dense:\n    def f(self, xs):\n        for x in xs:\n"
+        "            g(self.to(memory_format=torch.channels_last), x)\n",
+        _HEAD + "for x in xs:\n    self.to(memory_format=torch.channels_last)\n",
+        _HEAD + "def f(m: nn.Module, configs):\n    for name, c in configs.items():\n"
+        "        m.to(memory_format=torch.channels_last)\n",
+        _HEAD + "def f(m: nn.Module, xs):\n    for x in xs:\n        if options().nhwc:\n"
+        "            m.to(memory_format=torch.channels_last)\n",
     )
     invalid = (
         Invalid(
@@ -251,6 +272,19 @@ class ModelFormatInLoop(Rule):
             "import torch\nimport lightning as L\nclass Net(L.LightningModule):\n    def training_step(self, x):\n"
             "        self.to(memory_format=torch.channels_last)\n"
         ),
+        Invalid(
+            _HEAD + "class Net(nn.Sequential):\n    def forward(self, x):\n"
+            "        return super(Net, self.to(memory_format=torch.channels_last)).forward(x)\n"
+        ),
+        Invalid(
+            _HEAD + "def f(m: nn.Module, loaders, nhwc):\n    for x in loaders['train']:\n"
+            "        nhwc and m.to(memory_format=torch.channels_last)\n        m(x)\n"
+        ),
+        Invalid(
+            _HEAD + "def f(m: nn.Module, read, d):\n    for x in partial(read, d)():\n"
+            "        m.to(memory_format=torch.channels_last)\n        loss = torch.func.grad(evaluate)(m, x)\n"
+            "        info(x).loss = evaluate(m, x)\n"
+        ),
     )
 
     @classmethod
@@ -266,8 +300,7 @@ class ModelFormatInLoop(Rule):
     def check(self, flow: Flow) -> Iterator[Finding]:
         for call in flow.calls:
             model = _converted(flow, call)
-            repeated = None if model is None else _repeated(flow, call, model)
-            if model is None or repeated is None:
+            if model is None or (repeated := _repeated(flow, call, model)) is None:
                 continue
             written, shown = flow.positions.shown(call), flow.positions.shown(model)
             yield self.finding(
@@ -335,8 +368,8 @@ def _is_method_of_module(flow: Flow, node: cst.CSTNode) -> bool:
     if function is None:
         return False
     before = re.sub(r"\r\n?", "\n", flow.positions.source.text[: flow.positions.span(function)[0]])
-    indent = re.search(r"[ \t]*\Z", before.removesuffix("async "))
-    classes = [m[2] for m in _CLASS.finditer(before) if indent is not None and len(m[1]) < len(indent[0])]
+    header = before[before.rfind("\n") + 1 :].removesuffix("async ")
+    classes = [m[2] for m in _CLASS.finditer(before) if len(m[1]) < len(header)]
     return bool(classes) and _derives_from_module(flow, classes[-1], 0)
 
 
@@ -378,16 +411,22 @@ def _is_over_configurations(flow: Flow, loop: cst.For | cst.While) -> bool:
 
     if _BENCHMARK.search(flow.function_name(loop)):
         return True
-    node = loop.iter if isinstance(loop, cst.For) else None
+    if not isinstance(loop, cst.For):
+        return False
+    node = loop.iter
     while isinstance(node, cst.Call):
         name = (dotted(node.func) or "").rpartition(".")[2]
         if name not in _WRAPPERS:
             return name == "product"
-        is_method = isinstance(node.func, cst.Attribute) and not node.args
-        node = node.func.value if is_method and isinstance(node.func, cst.Attribute) else node.args[0].value
+        if node.args:
+            node = node.args[0].value
+        elif isinstance(node.func, cst.Attribute):
+            node = node.func.value
+        else:
+            return False
     if isinstance(node, (cst.List, cst.Tuple, cst.Set, cst.Dict)):
         return True
-    return node is not None and bool(_CONFIGURATIONS.search((dotted(node) or "").rpartition(".")[2]))
+    return bool(_CONFIGURATIONS.search((dotted(node) or "").rpartition(".")[2]))
 
 
 def _is_steady(flow: Flow, call: cst.Call, model: cst.BaseExpression, repeated: _Repeated) -> bool:
@@ -499,7 +538,7 @@ def _leaves(flow: Flow, call: cst.Call, repeated: _Repeated) -> bool:
 
     start, _ = flow.positions.span(call)
     jumps = (cst.Continue, cst.Break, cst.Return)
-    if any(isinstance(n, jumps) and flow.positions.span(n)[0] < start for n in _below(repeated.node.body)):
+    if any(isinstance(n, jumps) and flow.positions.span(n)[1] < start for n in _below(repeated.node.body)):
         return True
     if isinstance(repeated.node, cst.FunctionDef):
         return False

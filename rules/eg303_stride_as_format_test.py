@@ -92,17 +92,18 @@ class StrideAsFormatTest(Rule):
         )
 
     valid = (
-        _chosen("x.padding(1) == 1"),
+        _chosen("x.padding(1) == 1", "assert x.stride(1) == 1"),
         f"{_HEAD}def f(x, nhwc):\n    return conv(x, dense=x.stride(1) == 1)\n",
         f"{_HEAD}def f(x, nhwc):\n    if x.stride(1) == 1:\n        x = g(x)\n    return x\n",
-        _chosen("x.stride(2) == 1"),
-        _chosen("x.stride(-1) == 1"),
+        _chosen("x.stride(2) == 1", "step = x.stride(1)"),
+        _chosen("x.stride(-1) == 1", "assert x.stride(1) == 1"),
         _chosen("x.stride(1) == 2"),
         _chosen("x.stride(1) > 1"),
         _chosen("x.stride(1) == y.stride(1)"),
-        _chosen("x.stride() == 1"),
-        _chosen("x.stride()[0] == 1"),
-        _chosen("x.size(1) == 1"),
+        _chosen("x.stride() == 1", "assert x.stride(1) == 1"),
+        _chosen("x.stride()[0] == 1", "assert x.stride(1) == 1"),
+        _chosen("x.stride(1) == 1 < x.stride(3)"),
+        _chosen("x.size(1) == 1", "assert x.stride(1) == 1"),
         _chosen("x.stride(1) == 1 and x.stride(3) == 4"),
         _chosen("x.stride(1) == 1 and not x.is_contiguous()"),
         _chosen("x.shape[1] > 1 and x.stride(1) == 1"),
@@ -160,18 +161,15 @@ class StrideAsFormatTest(Rule):
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
+        from esper_guard.lint.flow import can_be_image
+
         for call in flow.calls:
-            test = _test_of_channels(flow, call)
-            if test is None or not _may_be_4d(flow, call):
-                continue
-            if _decides_format(flow, test):
-                yield self._finding(flow, call, test)
+            found = _test_of_channels(flow, call)
+            if found is not None and can_be_image(flow.facts(found[0])) and _decides_format(flow, found[1]):
+                yield self._finding(flow, *found)
 
-    def _finding(self, flow: Flow, call: cst.Call, test: cst.Comparison) -> Finding:
-        import libcst as cst
-
-        assert isinstance(call.func, cst.Attribute)
-        tensor = flow.positions.shown(call.func.value)
+    def _finding(self, flow: Flow, node: cst.BaseExpression, test: cst.Comparison) -> Finding:
+        tensor = flow.positions.shown(node)
         return self.finding(
             flow,
             test,
@@ -188,8 +186,8 @@ def _is_of_stride(node: ast.expr) -> bool:
     return isinstance(call, ast.Call) and last_name(call.func) == "stride"
 
 
-def _test_of_channels(flow: Flow, call: cst.Call) -> cst.Comparison | None:
-    """The comparison of a tensor's second stride with 1 that ``call`` is part of."""
+def _test_of_channels(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression, cst.Comparison] | None:
+    """The tensor whose second stride ``call`` is or has, and the comparison of that with 1."""
     import libcst as cst
 
     if not isinstance(call.func, cst.Attribute) or call.func.attr.value != "stride":
@@ -197,7 +195,7 @@ def _test_of_channels(flow: Flow, call: cst.Call) -> cst.Comparison | None:
     stride: cst.BaseExpression = call
     dimension = flow.positions.one_line(call.args[0].value) if len(call.args) == 1 else ""
     parent = flow.parent(call)
-    if not call.args and isinstance(parent, cst.Subscript):
+    if isinstance(parent, cst.Subscript):
         stride = parent
         dimension = ",".join(flow.positions.one_line(element) for element in parent.slice)
     parent = flow.parent(stride)
@@ -207,15 +205,8 @@ def _test_of_channels(flow: Flow, call: cst.Call) -> cst.Comparison | None:
     compared = test.comparisons[0]
     other = test.left if compared.comparator is stride else compared.comparator
     is_one = isinstance(other, cst.Integer) and other.value == "1"
-    return test if is_one and isinstance(compared.operator, (cst.Equal, cst.NotEqual)) else None
-
-
-def _may_be_4d(flow: Flow, call: cst.Call) -> bool:
-    import libcst as cst
-
-    from esper_guard.lint.flow import can_be_image
-
-    return isinstance(call.func, cst.Attribute) and can_be_image(flow.facts(call.func.value))
+    is_test = is_one and isinstance(compared.operator, (cst.Equal, cst.NotEqual))
+    return (call.func.value, test) if is_test else None
 
 
 def _decides_format(flow: Flow, test: cst.Comparison) -> bool:
@@ -224,12 +215,12 @@ def _decides_format(flow: Flow, test: cst.Comparison) -> bool:
     seen: set[cst.CSTNode] = set()
     while waiting:
         one = _whole_test(flow, waiting.pop())
-        if one in seen or (one is not test and _LOOKS_FURTHER.search(_without(flow, one, test))):
+        if one in seen or _LOOKS_FURTHER.search(_without(flow, one, test)):
             continue
         seen.add(one)
         if _decides(flow, one):
             return True
-        waiting += [use for use in flow.uses(one) if use is not one]
+        waiting += flow.uses(one)
     return False
 
 

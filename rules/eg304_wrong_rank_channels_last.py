@@ -74,6 +74,15 @@ _RANKED = frozenset("flatten moveaxis movedim ravel rearrange t transpose unsque
 _MODULES = re.compile(r"Conv|Sequential|Module")
 _ASKED = frozenset("dim ndim ndimension shape size".split())
 _FORMAT_OF = {4: "channels_last", 5: "channels_last_3d"}
+_BETTER = {1 << rank: name for rank, name in _FORMAT_OF.items()}
+_ADVICE = {
+    **{
+        1 << rank: f"write `torch.{name}`, the format for {rank} dimensions"
+        for rank, name in _FORMAT_OF.items()
+    },
+    0: "convert the modules of each rank on their own, each to its format",
+}
+_NO_FORMAT = "leave `memory_format` out: there is no channels_last for other than 4 and 5 dimensions"
 _CONVERT = frozenset(
     "to contiguous clone cpu cuda float double half bfloat16 int long short byte char bool type xpu".split()
 )
@@ -119,6 +128,12 @@ class WrongRankChannelsLast(Rule):
         "import torch\ndef f(x):\n    y = torch.randn(3)\n    return y.store(memory_format=torch.channels_last)\n",
         "import torch\ndef f(n):\n    return torch.empty((2, 3, n, n), memory_format=torch.channels_last)\n",
         "import torch\ndef f():\n    x = torch.randn(3)\n    return torch.stack_as(x, memory_format=torch.channels_last)\n",
+        "import torch\ndef f():\n    x = torch.randn(3)\n    return tile_as(x, memory_format=torch.channels_last)\n",
+        "import torch\ndef f():\n    return torch.randn(3)[0][0].to(memory_format=torch.channels_last)\n",
+        "import torch\nimport numpy as np\ndef f(x: np.ndarray):\n    h, w, c = x.shape\n"
+        "    return x.to(memory_format=torch.channels_last)\n",
+        "import torch, torch.nn as nn\ndef f(x):\n    net = nn.Conv3d(3, 4, 3)\n"
+        "    return net.export(x, memory_format=torch.channels_last)\n",
     )
     invalid = (
         Invalid(
@@ -146,9 +161,21 @@ class WrongRankChannelsLast(Rule):
         Invalid(
             "from torch import channels_last as cl\ndef f(x):\n    return x.permute(0, 2, 1).contiguous(cl)\n"
         ),
+        Invalid(
+            "from torch import channels_last as cl, zeros\ndef f():\n    return zeros(2, 3, 4, 5, 6).contiguous(memory_format=cl)\n",
+            fixed="from torch import channels_last as cl, zeros\ndef f():\n"
+            "    return zeros(2, 3, 4, 5, 6).contiguous(memory_format=cl)\n",
+        ),
+        Invalid(
+            "import torch\ndef f(self):\n    self.fmt = torch.channels_last\n"
+            "    return torch.zeros(2, 3, 4, 5, 6).to(memory_format=self.fmt)\n",
+            fixed="import torch\ndef f(self):\n    self.fmt = torch.channels_last\n"
+            "    return torch.zeros(2, 3, 4, 5, 6).to(memory_format=self.fmt)\n",
+        ),
         Invalid("import torch\ndef f(x):\n    return torch.empty(3, 4, memory_format=torch.channels_last)\n"),
         Invalid(
-            "import torch\ndef f(x):\n    y = torch.ones(3)\n    return torch.zeros_like(y, memory_format=torch.channels_last)\n"
+            "import torch\ndef f(x):\n    y = torch.ones(3)\n    return torch.zeros_like(y, memory_format=torch.channels_last)\n",
+            message="`y` has 1 dimension,",
         ),
         Invalid(
             "import torch\ndef f(x):\n    fmt = torch.channels_last\n    return x.view(2, -1).cuda(memory_format=fmt)\n"
@@ -198,7 +225,7 @@ class WrongRankChannelsLast(Rule):
                 flow,
                 call,
                 f"`{flow.positions.shown(call)}` raises: {message}, {_FORMAT_OF[wanted]} is for {wanted}",
-                help=_advice(ranks),
+                help=_ADVICE.get(ranks, _NO_FORMAT),
                 fix=_fix(flow, format_node, ranks),
             )
 
@@ -292,20 +319,11 @@ def _weights_but(made: Made, wanted: int) -> Iterator[str]:
         yield from _weights_but(part, wanted)
 
 
-def _advice(ranks: int) -> str:
-    for rank, name in _FORMAT_OF.items():
-        if ranks == 1 << rank:
-            return f"write `torch.{name}`, the format for {rank} dimensions"
-    if ranks:
-        return "leave `memory_format` out: there is no channels_last for other than 4 and 5 dimensions"
-    return "convert the modules of each rank on their own, each to its format"
-
-
 def _fix(flow: Flow, format_node: cst.BaseExpression, ranks: int) -> Fix | None:
     """The format for the rank, where it is named as an attribute of torch."""
     import libcst as cst
 
-    name = next((name for rank, name in _FORMAT_OF.items() if ranks == 1 << rank), None)
+    name = _BETTER.get(ranks)
     if name is None or not isinstance(format_node, cst.Attribute) or flow.origin(format_node) not in _RANKS:
         return None
     start, end = flow.positions.span(format_node.attr)

@@ -92,7 +92,19 @@ class AssignLoadDropsFormat(Rule):
         f"{_HEAD}{_CONVERSION}model.load_state_dict(state)\n",
         f"{_HEAD}{_CONVERSION}model.load_state_dict(state, assign=False)\n",
         f"{_HEAD}{_CONVERSION}model.load_state_dict(state, False)\n",
-        f"{_HEAD}{_CONVERSION}model.restore(state, assign=True)\n",
+        f"{_HEAD}{_CONVERSION}model.load_state_dict(state)\n    model.restore(state, assign=True)\n",
+        f"{_HEAD}{_CONVERSION}model.load_state_dict(state, assign=version >= 2)\n",
+        f"{_HEAD}{_CONVERSION}nn.Module.load_state_dict()\n",
+        f"{_HEAD}model.export(memory_format=torch.channels_last)\n    {_LOAD}",
+        f"{_HEAD}g().to(memory_format=torch.channels_last)\n    g().load_state_dict(state, assign=True)\n",
+        f"{_HEAD}{_CONVERSION}model, *others = Net(), Net(), Net()\n    {_LOAD}",
+        f"{_HEAD}{_CONVERSION}{_LOAD}return g(model.to(memory_format=torch.channels_last))\n",
+        f"{_HEAD}for model in models:\n        {_LOAD}    if model.is_big:\n            {_CONVERSION}",
+        f"{_HEAD}for key in model.load_state_dict(state, assign=True).missing_keys:\n"
+        f"        if g(key):\n            {_CONVERSION}",
+        f"{_HEAD}nhwc = g()\n    if nhwc:\n        {_CONVERSION}\n    {_LOAD}if nhwc:\n        {_CONVERSION}",
+        f"{_HEAD}self.model = model\n    self.state = state\n    log[self.nhwc] += 1\n"
+        f"    if self.nhwc:\n        {_CONVERSION}\n    {_LOAD}if self.nhwc:\n        {_CONVERSION}",
         f"{_HEAD}{_CONVERSION}other.load_state_dict(state, assign=True)\n",
         f"{_HEAD}{_CONVERSION}model = nn.Conv2d(3, 8, 3)\n    {_LOAD}\n",
         f"{_HEAD}{_CONVERSION}model.load_state_dict(other.state_dict(), assign=True)\n",
@@ -115,6 +127,19 @@ class AssignLoadDropsFormat(Rule):
         Invalid(f"{_HEAD}{_CONVERSION}match x:\n        case 1:\n            {_LOAD}"),
         Invalid(f"{_HEAD}{_CONVERSION}{_LOAD}if x:\n        return model\n    {_CONVERSION}"),
         Invalid(f"{_HEAD}{_CONVERSION}if a:\n        pass\n    elif b:\n        {_LOAD}"),
+        Invalid(f"{_HEAD}if a:\n        pass\n    else:\n        {_CONVERSION}\n    {_LOAD}"),
+        Invalid(
+            f"{_HEAD}{_CONVERSION}{_LOAD}if a:\n        {_CONVERSION}\n    elif b:\n        {_CONVERSION}"
+        ),
+        Invalid(f"{_HEAD}if ~a:\n        {_CONVERSION}\n    {_LOAD}if not a:\n        {_CONVERSION}"),
+        Invalid(
+            f"{_HEAD}if self.n:\n        {_CONVERSION}\n    {_LOAD}self.n -= 1\n    if self.n:\n        {_CONVERSION}"
+        ),
+        Invalid(f"{_HEAD}for model in models:\n        {_CONVERSION}\n    {_LOAD}"),
+        Invalid(
+            f"{_HEAD}while model.load_state_dict(state, assign=True).missing_keys:\n        {_CONVERSION}"
+        ),
+        Invalid(f"{_HEAD}{_CONVERSION}model: nn.Module\n    {_LOAD}"),
         Invalid(f"{_HEAD}model: nn.Module = Net().to(memory_format=torch.channels_last)\n    {_LOAD}"),
         Invalid(f"{_HEAD}model, n = Net().to(memory_format=torch.channels_last), 1\n    {_LOAD}"),
         Invalid(f"{_HEAD}{_CONVERSION}model.load_state_dict(torch.load(p), assign=True)\n"),
@@ -157,12 +182,11 @@ class AssignLoadDropsFormat(Rule):
 
         for call in flow.calls:
             module = _assigned_to(flow, call)
-            scope = scope_of(flow, call)
-            loaded = "" if module is None else place(flow, module)
-            if not loaded or scope is None:
+            if module is None:
                 continue
+            loaded = place(flow, module)
             load = _Load(flow, call, loaded)
-            if _LOST in (Paths(flow, scope, load.effect).ends(_NO) or ()):
+            if _LOST in Paths(flow, scope_of(flow, call), load.effect).ends(_NO):
                 yield self.finding(
                     flow,
                     call,
@@ -228,6 +252,6 @@ class _Load:
         for target, value in bindings(statement):
             bound = self._flow.positions.one_line(target)
             if is_within(self._module, bound) and not is_made_of(self._flow, value, bound):
-                made = "" if value is None else format_at_making(self._flow, value)
+                made = format_at_making(self._flow, value)
                 state = _CONVERTED if made.startswith("channels_last") else _NO
         return state

@@ -102,7 +102,7 @@ class FusedOptimizerFormatChange(Rule):
         _trained("Adam(other.state(model.buffers()), fused=True)"),
         _trained(between=f"optimizer.load_state_dict(saved)\n    {_CONVERTED}"),
         _trained(between=f"{_CONVERTED}\n    scheduler.step()\n    return"),
-        _trained("Adam(model.parameters())"),
+        _trained("Adam(model.parameters())\n    other = torch.optim.Adam(head.parameters(), fused=True)"),
         _trained("Adam(model.parameters(), fused=False)"),
         _trained("SGD(model.parameters(), 0.1, fused=True)"),
         _trained("SGD(model.parameters(), 0.1, momentum=0, fused=True)"),
@@ -143,6 +143,20 @@ class FusedOptimizerFormatChange(Rule):
     )
     invalid = (
         Invalid(_trained("SGD(model.parameters(), 0.1, momentum=args.momentum, fused=True)")),
+        Invalid(_trained("SGD(model.parameters(), 0.1, momentum=1 - args.decay, fused=True)")),
+        Invalid(_trained("Adam(lr=0.1, params=model.parameters(), fused=True)")),
+        Invalid(_trained(between=f"{_CONVERTED}\n    optimizer.zero_grad()")),
+        Invalid(
+            "import torch\ndef f(loss):\n    model = Net()\n"
+            "    optimizer = torch.optim.Adam(model.parameters(), fused=True)\n"
+            f"    while optimizer.step(loss) > 0.1:\n        {_CONVERTED}\n"
+        ),
+        Invalid(
+            "import torch\ndef f(model, data, scaler):\n"
+            "    optimizer = torch.optim.Adam(model.parameters(), fused=True)\n"
+            "    for epoch in range(9):\n        is_late = epoch > 3\n        if is_late:\n"
+            f"            {_CONVERTED}\n        scaler.step(optimizer)\n"
+        ),
         Invalid(
             _trained(
                 between=f"{_CONVERTED}\n    optimizer.step()\n    model.to(memory_format=torch.contiguous_format)"
@@ -202,22 +216,15 @@ class FusedOptimizerFormatChange(Rule):
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        import libcst as cst
-
         from ._paths import bindings, scope_of
 
         for call in flow.calls:
             if not _is_fused_with_state(flow, call):
                 continue
-            statement, scope = flow.parent(call), scope_of(flow, call)
-            modules = _modules(flow, call)
-            if scope is None or not modules or not isinstance(statement, (cst.Assign, cst.AnnAssign)):
-                continue
-            for target, value in bindings(statement):
-                if value is call:
-                    optimizer = _Optimizer(flow, call, flow.positions.one_line(target), modules)
-                    for culprit in optimizer.culprits(scope):
-                        yield self._finding(flow, culprit, optimizer)
+            for target, _ in bindings(flow.parent(call)):
+                optimizer = _Optimizer(flow, call, flow.positions.one_line(target), _modules(flow, call))
+                for culprit in optimizer.culprits(scope_of(flow, call)):
+                    yield self._finding(flow, culprit, optimizer)
 
     def _finding(self, flow: Flow, call: cst.Call, optimizer: _Optimizer) -> Finding:
         return self.finding(
@@ -278,8 +285,10 @@ class _Optimizer:
         """The conversions after which the optimizer steps with a state of another format."""
         from ._paths import Paths
 
-        is_complete = Paths(self._flow, scope, self._effect).ends(_State()) is not None
-        return list(self._found) if is_complete and not self._handles_state() else []
+        if self._handles_state():
+            return []
+        Paths(self._flow, scope, self._effect).ends(_State())
+        return list(self._found)
 
     def _handles_state(self) -> bool:
         import libcst as cst
@@ -328,8 +337,7 @@ class _Optimizer:
             if not any(is_within(module, shown(target)) for module in self._modules):
                 continue
             if not is_made_of(self._flow, value, shown(target)):
-                named = format_at_making(self._flow, value) if value is not None else ""
-                state = _State(memory_format=named or "contiguous_format")
+                state = _State(memory_format=format_at_making(self._flow, value))
         return state
 
     def _is_step(self, call: cst.Call) -> bool:
