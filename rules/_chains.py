@@ -27,7 +27,7 @@ def as_copy(flow: Flow, call: cst.Call) -> Copy | None:
         return None
     argument = memory_format_argument(args, method)
     if argument is None:
-        return Copy(call, receiver, method, None) if method == "contiguous" and not args else None
+        return Copy(call, receiver, method, None) if method == "contiguous" else None
     if flow.origin(argument.value) != "torch.contiguous_format":
         return None
     return Copy(call, receiver, method, argument)
@@ -37,7 +37,7 @@ def memory_format_argument(args: list[cst.Arg], method: str) -> cst.Arg | None:
     for arg in args:
         if arg.keyword is not None and arg.keyword.value == "memory_format":
             return arg
-    return args[0] if method == "contiguous" and args and args[0].keyword is None else None
+    return args[0] if method == "contiguous" and args else None
 
 
 def unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str, list[cst.Arg]]:
@@ -45,8 +45,9 @@ def unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str,
     module, _, name = flow.origin(call.func).rpartition(".")
     if module in ("torch", "torch.Tensor"):
         for index, arg in enumerate(call.args):
-            is_first = index == 0 and arg.keyword is None and not arg.star
-            if is_first or (arg.keyword is not None and arg.keyword.value in ("input", "self")):
+            if arg.star:
+                break
+            if arg.keyword is None or arg.keyword.value in ("input", "self"):
                 return arg.value, name, [*call.args[:index], *call.args[index + 1 :]]
         return None, "", []
     if isinstance(call.func, cst.Attribute) and module.partition(".")[0] not in ("torch", "numpy"):
@@ -57,26 +58,21 @@ def unbound(flow: Flow, call: cst.Call) -> tuple[cst.BaseExpression | None, str,
 def method_called_on(flow: Flow, node: cst.BaseExpression) -> tuple[str, cst.Call] | None:
     """The method of which ``node`` is the receiver (also as ``torch.method(node)``), and the call."""
     parent = flow.parent(node)
-    if isinstance(parent, cst.Attribute):
-        call = flow.parent(parent)
-        if isinstance(call, cst.Call) and call.func is parent:
-            return parent.attr.value, call
-    if isinstance(parent, cst.Arg):
-        call = flow.parent(parent)
-        if isinstance(call, cst.Call):
-            receiver, method, _ = unbound(flow, call)
-            if receiver is node:
-                return method, call
+    call = None if parent is None else flow.parent(parent)
+    if isinstance(call, cst.Call):
+        receiver, method, _ = unbound(flow, call)
+        if receiver is node:
+            return method, call
     return None
 
 
 def attribute_read(flow: Flow, node: cst.BaseExpression) -> cst.Attribute | None:
     """``node.attr`` where it is read, neither called nor assigned to."""
     parent = flow.parent(node)
-    if not isinstance(parent, cst.Attribute) or parent.value is not node:
+    if not isinstance(parent, cst.Attribute):
         return None
     around = flow.parent(parent)
-    is_called = isinstance(around, cst.Call) and around.func is parent
+    is_called = isinstance(around, cst.Call)
     is_target = isinstance(around, (cst.AssignTarget, cst.Del)) or (
         isinstance(around, (cst.AugAssign, cst.AnnAssign)) and around.target is parent
     )
@@ -90,19 +86,20 @@ def removal(flow: Flow, copy: Copy) -> Edit | None:
     text = positions.source.text
     if is_rebinding(flow, copy):
         return None
-    if copy.argument is not None and (copy.method == "clone" or len(copy.call.args) > 1):
+    if copy.method == "clone" or len(unbound(flow, copy.call)[2]) > 1:
         return _without_argument(flow, copy)
-    if not isinstance(copy.call.func, cst.Attribute) or flow.origin(copy.call.func):
+    if flow.origin(copy.call.func):
         receiver_start, receiver_end = positions.span(copy.receiver)
         before, after = text[start:receiver_start], text[receiver_end:end]
         written = text[receiver_start:receiver_end]
         if not isinstance(copy.receiver, (cst.Name, cst.Attribute, cst.Subscript, cst.Call)):
             written = f"({written})"
         return None if "#" in before + after else positions.edit(start, end, written)
+    assert isinstance(copy.call.func, cst.Attribute)
     start = positions.span(copy.call.func.dot)[0]
-    while text[start - 1] in " \t\r\n" or (text[start - 1] == "\\" and text[start] in "\r\n"):
+    while text[start - 1] in " \t\r\n\\":
         start -= 1
-    if "#" in text[text.rfind("\n", 0, start) + 1 : start] and start != positions.span(copy.call.func.dot)[0]:
+    if "#" in text[text.rfind("\n", 0, start) + 1 : start]:
         start = positions.span(copy.call.func.dot)[0]
     return None if "#" in text[start:end] else positions.edit(start, end)
 

@@ -21,8 +21,8 @@ _METHODS = frozenset(
 )
 _LAYOUT_KEEPING = frozenset(
     """
-    abs add add_ bfloat16 byte ceil clamp clamp_ clip clone cpu cuda detach detach_ div div_ double exp float floor half
-    int log long mul mul_ nan_to_num neg pin_memory pow relu requires_grad_ round rsqrt sigmoid sqrt square sub sub_ tanh
+    abs add add_ bfloat16 byte ceil clamp clamp_ clip clone copy cpu cuda detach detach_ div div_ double exp float floor
+    half int log long mul mul_ nan_to_num neg pin_memory pow relu requires_grad_ round rsqrt sigmoid sqrt square sub sub_ tanh
     to type
     """.split()
 )
@@ -61,17 +61,16 @@ def _consumer(flow: Flow, use: cst.BaseExpression) -> bool | list[cst.BaseExpres
     parent = flow.parent(use)
     if isinstance(parent, cst.Attribute):
         call = flow.parent(parent)
-        if not isinstance(call, cst.Call) or call.func is not parent:
+        if not isinstance(call, cst.Call):
             return []
         if parent.attr.value in _METHODS:
             return True
-        keeps = parent.attr.value in _LAYOUT_KEEPING or parent.attr.value == "copy"
-        return [call] if keeps else []
+        return [call] if parent.attr.value in _LAYOUT_KEEPING else []
     if isinstance(parent, cst.Arg):
         call = flow.parent(parent)
         return _function(flow, call) if isinstance(call, cst.Call) else []
     if isinstance(parent, cst.Return):
-        return bool(_EXPORTING.search(flow.function_name(parent))) or []
+        return _EXPORTING.search(flow.function_name(parent)) is not None
     if isinstance(parent, (cst.Element, cst.DictElement, cst.StarredElement, cst.StarredDictElement)):
         container = flow.parent(parent)
         return [container] if isinstance(container, cst.BaseExpression) else []
@@ -106,6 +105,6 @@ def _function(flow: Flow, call: cst.Call) -> bool | list[cst.BaseExpression]:
         return True
     if origin.startswith("torch.") and name in ("reshape", "flatten", "ravel", "as_strided"):
         return True
-    if name == "save_for_backward" or name == "DataLoader":
+    if name == "save_for_backward":
         return []
-    return bool(_FUNCTIONS.search(name) or _NATIVE_NAME.search(name)) or []
+    return bool(_FUNCTIONS.search(name) or _NATIVE_NAME.search(name))

@@ -67,7 +67,6 @@ def _number(node: ast.expr) -> int | None:
 
 def copies_of_permuted(flow: Flow) -> Iterator[Copy]:
     """Copies to NCHW of what is channels_last because it was permuted so, unless somebody says that it is meant."""
-    from esper_guard.lint.flow import can_be_image
     from esper_guard.lint.flow.layouts import Origin
 
     for call in flow.calls:
@@ -78,7 +77,7 @@ def copies_of_permuted(flow: Flow) -> Iterator[Copy]:
         layout = facts.layout
         if layout is None or not layout.is_channels_last or layout.origin is Origin.CONVERTED:
             continue
-        if not can_be_image(facts) or any(not test.outcome for test in facts.tests):
+        if any(not test.outcome for test in facts.tests):
             continue
         if not is_converter(flow, call) and not _has_gaps(flow, copy.receiver):
             yield copy

@@ -42,7 +42,7 @@ seed_input = host_features.detach()
   repeated tensor, which is contiguous.
 - `x.detach().contiguous()`: the same copy, but asked for by whoever uses the result.
 
-Where the test came out True, the copy never happens, and the finding says so.
+Where the test came out True, the copy never happens, and the finding says so. A `clone` there copies for another reason.
 
 ## Fix safety
 
@@ -122,12 +122,48 @@ class UnconditionalContiguousDetach(Rule):
         "import torch\ndef f(x):\n    r = torch.linalg.inv(x)\n    return r.contiguous().detach()\n",
         "import numpy as np\ndef f(x: np.ndarray):\n    return x.contiguous().detach()\n",
         "class Boxes:\n    pass\ndef f(x: Boxes):\n    return x.contiguous().detach()\n",
+        (
+            "def f(model):\n    held = {}\n    for name, value in model.state_dict().items():\n"
+            "        held[name] = value.contiguous().detach()\n    return held\n"
+        ),
+        (
+            "import torch\ndef f(x):\n    if x.is_contiguous():\n"
+            "        return x.clone(memory_format=torch.contiguous_format).detach()\n"
+        ),
+        "def f(x):\n    y = x.contiguous()\n    return y.detach(), y.mT\n",
+        "def f(x):\n    y = x.contiguous()\n    return y, x.clone().detach()\n",
+        (
+            "import torch\ndef f(x, y, args):\n    x = torch.add(y, x.contiguous()).detach()\n"
+            "    y = torch.zeros_like(y, memory_format=torch.contiguous_format).detach()\n"
+            "    return x, y, torch.clone(*args, memory_format=torch.contiguous_format).detach()\n"
+            "def g(x):\n    return torch.ops.aten.clone(x, memory_format=torch.contiguous_format).detach()\n"
+        ),
+        "def f(x):\n    return x.contiguous().data()\n",
+        "def f(x, moved):\n    y = x.contiguous()\n    y.data = moved\n    return y.detach()\n",
+        "def f(x, step):\n    y = x.contiguous()\n    y.data -= step\n    return y.detach()\n",
+        (
+            "import torch\ndef f(x, path):\n    held = {}\n    held['x'] = x.contiguous().detach()\n    torch.save(held, path)\n"
+            "def g(x, path):\n    held = []\n    held += [x.contiguous().detach()]\n    torch.save(held, path)\n"
+            "def h(x, path):\n    held = []\n    held.append(x.contiguous().detach())\n    torch.save(held, path)\n"
+            "def i(x, path):\n    torch.save(dict(x=x.contiguous().detach()), path)\n"
+        ),
+        "def f(x):\n    y = x.contiguous().detach()\n    def g():\n        return y.numpy()\n    return g\n",
+        "class M:\n    def state_dict(self):\n        return {'x': self.x.contiguous().detach().cpu()}\n",
+        (
+            "import numpy as np\nimport torch\nfrom . import _C\nfrom .kernels import pool_cuda\n"
+            "def f(x):\n    return np.square(x.contiguous().detach())\n"
+            "def g(x):\n    return _C.pool(x.contiguous().detach().cpu())\n"
+            "def h(x):\n    return pool_cuda(x.contiguous().detach())\n"
+            "def i(x):\n    return torch.ops.mine.pool(x.contiguous().detach())\n"
+            "def j(x):\n    return torch.flatten(x.contiguous().detach(), 1)\n"
+        ),
+        "import torch\ndef f(x):\n    return x.contiguous().to(memory_format=torch.channels_last).detach()\n",
     )
     invalid = (
         Invalid(
             "def f(host_features):\n    return host_features.contiguous().detach()\n",
             fixed="def f(host_features):\n    return host_features.detach()\n",
-            message="`host_features`",
+            message="`host_features.contiguous().detach()` copies `host_features`",
         ),
         Invalid(
             "def f(x):\n    return x.contiguous().float().detach()\n",
@@ -149,6 +185,7 @@ class UnconditionalContiguousDetach(Rule):
         Invalid(
             "import torch\ndef f(x):\n    return x.clone(memory_format=torch.contiguous_format).detach()\n",
             fixed="import torch\ndef f(x):\n    return x.clone().detach()\n",
+            message="clones `x`",
         ),
         Invalid(
             "import torch\ndef f(x):\n    return x.clone(memory_format=torch.contiguous_format,).detach()\n",
@@ -162,10 +199,68 @@ class UnconditionalContiguousDetach(Rule):
             "def f(x):\n    return x.contiguous().add_(1).detach()\n",
             fixed="def f(x):\n    return x.contiguous().add_(1).detach()\n",
         ),
+        Invalid(
+            "def f(x):\n    y = x.contiguous().requires_grad_()\n    return y.detach()\n",
+            fixed="def f(x):\n    y = x.contiguous().requires_grad_()\n    return y.detach()\n",
+        ),
         Invalid("def f(x):\n    x: T = x.contiguous()\n    return x.detach()\n"),
         Invalid(
-            "def f(x):\n    y = x.contiguous()\n    log(y.shape)\n    return y.detach()\n",
-            fixed="def f(x):\n    y = x\n    log(y.shape)\n    return y.detach()\n",
+            "def f(x):\n    return (x := x.contiguous()).detach()\n",
+            fixed="def f(x):\n    return (x := x.contiguous()).detach()\n",
+        ),
+        Invalid("def f(x, total):\n    total += x.contiguous().data\n    return total\n"),
+        Invalid(
+            "import torch\ndef f(x):\n    return torch.clone(memory_format=torch.contiguous_format, input=x).detach()\n",
+            fixed="import torch\ndef f(x):\n    return torch.clone(input=x).detach()\n",
+            message="`x`",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return x.to(dtype=torch.half, memory_format=torch.contiguous_format).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.to(dtype=torch.half).detach()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return torch.Tensor.contiguous(x, memory_format=torch.contiguous_format).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.detach()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return x.to(\n        'cuda',  # if there is one\n"
+            "        memory_format=torch.contiguous_format,\n    ).detach()\n",
+            fixed="import torch\ndef f(x):\n    return x.to(\n        'cuda',  # if there is one\n"
+            "        memory_format=torch.contiguous_format,\n    ).detach()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return torch.Tensor.contiguous(\n        x,  # of the host\n    ).detach()\n",
+            fixed="import torch\ndef f(x):\n    return torch.Tensor.contiguous(\n        x,  # of the host\n    ).detach()\n",
+        ),
+        Invalid(
+            "def f(x):\n    return (\n        x  # of the host\n        .contiguous().detach()\n    )\n",
+            fixed="def f(x):\n    return (\n        x  # of the host\n        .detach()\n    )\n",
+        ),
+        Invalid(
+            "def f(x):\n    return x.contiguous(  # for the kernel\n    ).detach()\n",
+            fixed="def f(x):\n    return x.contiguous(  # for the kernel\n    ).detach()\n",
+        ),
+        Invalid(
+            "def f(x):\n    return x \\\n        .contiguous() \\\n        .detach()\n",
+            fixed="def f(x):\n    return x \\\n        .detach()\n",
+        ),
+        Invalid("def f(x):\n    return x.contiguous().detach().mean((2, 3)).numpy()\n"),
+        Invalid("def f(self, x):\n    self.cache()['x'] = x.contiguous().detach()\n"),
+        Invalid(
+            "import torch\nfrom .trees import flatten\ndef f(self, ctx, x):\n    y = x.contiguous().detach()\n"
+            "    ctx.save_for_backward(y)\n    return flatten(y), torch.relu(y), self.heads[0](y)\n"
+        ),
+        Invalid(
+            "def f(x, n):\n    y = x.contiguous()\n    for _ in range(n):\n        y = y.mul(0.5)\n    return y.detach()\n"
+        ),
+        Invalid(
+            "def f(x):\n    y = x.contiguous()\n    log(y.shape, y.size(0))\n    return y.detach()\n",
+            fixed="def f(x):\n    y = x\n    log(y.shape, y.size(0))\n    return y.detach()\n",
+            message="`x.contiguous()` copies",
+        ),
+        Invalid(
+            "def f(x):\n    return (y := x.contiguous()).detach(), y.float().detach()\n",
+            message="`x.contiguous()` copies",
         ),
         Invalid(
             "def f(x):\n    return (\n        x\n        .contiguous()\n        .detach()\n    )\n",
@@ -205,22 +300,20 @@ class UnconditionalContiguousDetach(Rule):
             copy = as_copy(flow, call)
             if copy is None or not _may_copy(flow, copy):
                 continue
-            detached = _only_detached(flow, call)
+            detached, in_place = _only_detached(flow, call)
             if detached:
-                yield self._finding(flow, copy, detached)
+                yield self._finding(flow, copy, detached, in_place)
 
-    def _finding(self, flow: Flow, copy: Copy, detached: list[cst.BaseExpression]) -> Finding:
+    def _finding(self, flow: Flow, copy: Copy, detached: list[cst.BaseExpression], in_place: bool) -> Finding:
         from esper_guard.lint.flow import ContiguityTest
 
         from ._chains import removal
 
         positions = flow.positions
         chain = _chain(flow, copy.call, detached)
-        receiver, shown = positions.shown(copy.receiver), positions.shown(chain or copy.call)
-        useless = (
-            copy.method != "clone"
-            and ContiguityTest("contiguous_format", True) in flow.facts(copy.receiver).tests
-        )
+        node = chain or copy.call
+        receiver, shown = positions.shown(copy.receiver), positions.shown(node)
+        useless = ContiguityTest("contiguous_format", True) in flow.facts(copy.receiver).tests
         if useless:
             message = f"`{shown}`: the copy does nothing here, `{receiver}` is contiguous on every path to it"
             advice = f"write `{receiver}.detach()`; if the copy was meant, the test is the wrong way round"
@@ -234,22 +327,24 @@ class UnconditionalContiguousDetach(Rule):
                 advice += f"; the copy feeds nothing but `{positions.shown(detached[0])}`"
         if copy.method == "to" and len(copy.call.args) > 1:
             advice = "leave `memory_format` out: `to` then keeps the memory format"
-        in_place = any(_is_in_place(flow, node) for node in (*detached, *_between(flow, copy.call, detached)))
+        # An operation in place would change the original.
         edit = None if in_place else removal(flow, copy)
         mend = "Remove the copy"
         if not useless:
             mend += f"; strides and aliasing change: the result is laid out like `{receiver}`, and may share its memory"
         fix = None if edit is None else Fix(mend, useless, (edit,))
-        return self.finding(flow, chain or copy.call, message, help=advice, fix=fix)
+        return self.finding(flow, node, message, help=advice, fix=fix)
 
 
 def _may_copy(flow: Flow, copy: Copy) -> bool:
     """Not guarded, a tensor of rank 4 or 5 as far as we know that may lie otherwise, and no entry of a state dict."""
-    from esper_guard.lint.flow import can_be_image
+    from esper_guard.lint.flow import ContiguityTest, can_be_image
     from esper_guard.lint.flow.layouts import MADE
 
     facts = flow.facts(copy.receiver)
-    guarded = any(not test.outcome for test in facts.tests)
+    guarded = any(not test.outcome for test in facts.tests) or (
+        copy.method == "clone" and ContiguityTest("contiguous_format", True) in facts.tests
+    )
     if guarded or facts.layout == MADE or not can_be_image(facts):
         return False
     return not _is_from_state_dict(flow, copy.receiver) and not _is_factor(flow, copy.receiver)
@@ -281,12 +376,13 @@ def _is_from_state_dict(flow: Flow, receiver: cst.BaseExpression) -> bool:
     return False
 
 
-def _only_detached(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpression]:
-    """Every expression that detaches the value of ``node``; empty if anything else is done with it."""
+def _only_detached(flow: Flow, node: cst.BaseExpression) -> tuple[list[cst.BaseExpression], bool]:
+    """Every expression that detaches the value of ``node``, none if anything else is done with it; whether in place."""
     from ._chains import attribute_read, memory_format_argument, method_called_on
     from ._needs import needs_contiguous
 
     found: list[cst.BaseExpression] = []
+    in_place = False
     waiting, seen = [node], {node}
     while waiting:
         for use in flow.uses(waiting.pop()):
@@ -298,17 +394,19 @@ def _only_detached(flow: Flow, node: cst.BaseExpression) -> list[cst.BaseExpress
                 found.append(read)
             elif called and called[0] in ("detach", "detach_"):
                 found.append(called[1])
+                in_place |= called[0].endswith("_")
             elif (
                 called
                 and called[0] in _BETWEEN
                 and memory_format_argument(list(called[1].args), called[0]) is None
             ):
+                in_place |= called[0].endswith("_")
                 if called[1] not in seen:
                     seen.add(called[1])
                     waiting.append(called[1])
             else:
-                return []
-    return [] if any(needs_contiguous(flow, detached) for detached in found) else found
+                return [], False
+    return [] if any(needs_contiguous(flow, detached) for detached in found) else found, in_place
 
 
 def _chain(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> cst.BaseExpression | None:
@@ -316,23 +414,3 @@ def _chain(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> cs
     if len(detached) == 1 and detached[0] in flow.ancestors(copy):
         return detached[0]
     return None
-
-
-def _between(flow: Flow, copy: cst.Call, detached: list[cst.BaseExpression]) -> list[cst.CSTNode]:
-    """The syntax between the copy and what detaches it, if they stand in one expression."""
-    nodes: list[cst.CSTNode] = []
-    for ancestor in flow.ancestors(copy):
-        if ancestor in detached:
-            return nodes
-        nodes.append(ancestor)
-    return []
-
-
-def _is_in_place(flow: Flow, node: cst.CSTNode) -> bool:
-    """``detach_()``, ``add_(1)``: without the copy they would change the original."""
-    import libcst as cst
-
-    from ._chains import unbound
-
-    name = unbound(flow, node)[1] if isinstance(node, cst.Call) else ""
-    return name.endswith("_") and name != "requires_grad_"

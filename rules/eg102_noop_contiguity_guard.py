@@ -78,6 +78,37 @@ class NoopContiguityGuard(Rule):
         "def f(x):\n    return x if not x.is_contiguous() else x.contiguous()\n",
         "def f(x):\n    if not x.is_contiguous():\n        warn('copying')\n        x = x.contiguous()\n    return x\n",
         "def f(x):\n    return x.detach() if x.is_contiguous() else x.contiguous()\n",
+        (
+            "import torch\ndef f(x, y, ready):\n    if x.is_contiguous():\n"
+            "        log(x.is_contiguous() if ready else x.contiguous().is_contiguous())\n"
+            "    y = y if y.is_pinned() else y.contiguous()\n"
+            "    x = x if x.is_contiguous() and ready else x.contiguous()\n"
+            "    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()\n"
+        ),
+        "def f(x):\n    return x.contiguous() if ~x.is_contiguous() else x\n",
+        "def f(self, x):\n    if not x.is_contiguous():\n        x = x.contiguous()\n        self.copies += 1\n    return x\n",
+        (
+            "def f(self, x):\n    if not x.is_contiguous():\n        x = x.contiguous()\n"
+            "    elif self.verbose:\n        log('contiguous')\n    return x\n"
+        ),
+        (
+            "def f(self, x):\n    if x.is_contiguous():\n        self.hits += 1\n        log(self.hits)\n"
+            "    else:\n        x = x.contiguous()\n    return x\n"
+        ),
+        (
+            "def f(x, ready):\n    if x.is_contiguous():\n        return x\n    elif not ready:\n"
+            "        return None\n    return x.contiguous()\n"
+        ),
+        (
+            "def f(x, ready):\n    if not ready:\n        return None\n    elif x.is_contiguous():\n"
+            "        return x\n    return x.contiguous()\n"
+        ),
+        (
+            "def f(x, path):\n    if x.is_contiguous():\n        with open(path) as file:\n            dump(x, file)\n"
+            "    else:\n        dump(x.contiguous())\n"
+        ),
+        "def f(xs):\n    for x in xs:\n        if x.is_contiguous():\n            return x\n    return x.contiguous()\n",
+        "def f(x):\n    y = x.view(-1) if x.is_contiguous() else x.view(-1)\n    return y.contiguous(), x.contiguous()\n",
     )
     invalid = (
         Invalid(
@@ -86,7 +117,15 @@ class NoopContiguityGuard(Rule):
             "x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()\n",
         ),
         Invalid("def f(x):\n    return x.detach() if x.is_contiguous() else x.contiguous().detach()\n"),
-        Invalid("def f(x):\n    return x.contiguous() if not x.is_contiguous() else x\n"),
+        Invalid(
+            "import numpy as np\ndef f(x):\n    return x.contiguous() if not x.is_contiguous() else x\n",
+            fixed="import numpy as np\ndef f(x):\n    return x.contiguous() if not x.is_contiguous() else x\n",
+        ),
+        Invalid(
+            "import math\nimport torch as t\ndef f(x):\n    if not x.is_contiguous(): x = x.contiguous()\n    return x\n",
+            fixed="import math\nimport torch as t\ndef f(x):\n    if not (x.is_contiguous() or "
+            "x.is_contiguous(memory_format=t.channels_last)): x = x.contiguous()\n    return x\n",
+        ),
         Invalid(
             "import torch\ndef f(x):\n    if not x.is_contiguous():\n        x = x.contiguous()\n    return x\n",
             fixed="import torch\ndef f(x):\n    if not (x.is_contiguous() or "
@@ -159,31 +198,30 @@ def _noop_guard_of(flow: Flow, test: cst.Call) -> cst.BaseExpression | None:
     if not isinstance(parent, (cst.IfExp, cst.If)) or parent.test is not node:
         return None
     shown = flow.positions.one_line(receiver)
-    if_true, if_false = _sides(flow, parent)
+    if_true, if_false = _sides(flow, parent, shown)
     plain, copying = (if_false, if_true) if negated else (if_true, if_false)
-    if copying is not None and plain is None and negated:
-        plain = f"{shown} = {shown}"  # without an else, the name keeps what it has
-    if plain is None or copying is None or f"{shown}.contiguous()" not in copying:
+    if copying is None or f"{shown}.contiguous()" not in copying:
         return None
     return receiver if copying.replace(f"{shown}.contiguous()", shown) == plain else None
 
 
-def _sides(flow: Flow, node: cst.IfExp | cst.If) -> tuple[str | None, str | None]:
-    """What is computed where the test is true, and where it is false, each as one line of code."""
+def _sides(flow: Flow, node: cst.IfExp | cst.If, shown: str) -> tuple[str | None, str | None]:
+    """What is computed where the test of ``shown`` is true, and where it is false, each as one line of code."""
     import libcst as cst
 
+    one_line = flow.positions.one_line
     if isinstance(node, cst.IfExp):
-        return flow.positions.one_line(node.body), flow.positions.one_line(node.orelse)
+        return one_line(node.body), one_line(node.orelse)
     if_true = _only_statement(node.body.body)
     if_false: cst.CSTNode | None = None
     if isinstance(node.orelse, cst.Else):
         if_false = _only_statement(node.orelse.body.body)
     elif node.orelse is None and isinstance(if_true, cst.Return):
         block = flow.parent(node)
-        following = getattr(block, "body", ())
-        if node in following:
-            if_false = _only_statement(following[following.index(node) + 1 :][:1])
-    one_line = flow.positions.one_line
+        if isinstance(block, cst.IndentedBlock):
+            if_false = _only_statement(block.body[block.body.index(node) + 1 :][:1])
+    elif node.orelse is None and if_true is not None:
+        return one_line(if_true), f"{shown} = {shown}"  # the name keeps what it has
     return (one_line(if_true) if if_true else None, one_line(if_false) if if_false else None)
 
 
@@ -206,6 +244,6 @@ def _fix(flow: Flow, test: cst.Call, receiver: cst.BaseExpression) -> Fix | None
     start, end = positions.span(test)
     written = positions.text(receiver)
     wider = f"{positions.text(test)} or {written}.is_contiguous(memory_format={torch}.channels_last)"
-    if isinstance(flow.parent(test), cst.UnaryOperation) or "\n" in wider:
+    if isinstance(flow.parent(test), cst.UnaryOperation):
         wider = f"({wider})"
     return Fix("Let channels_last pass, too", False, (positions.edit(start, end, wider),))

@@ -73,7 +73,7 @@ class ForcedNchwAfterPermute(Rule):
         rb"contiguous",
         rb"contiguous_format",
         rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims",
-        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(",
+        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)(?:[\s\\]*\(|[ \t]+as\b)",
     )
 
     @classmethod
@@ -129,7 +129,7 @@ class ForcedNchwAfterPermute(Rule):
         Invalid(
             "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()\n",
             fixed="import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2).float()\n",
-            message="copies",
+            message="it is channels_last already",
         ),
         Invalid(
             "import torch\nfrom einops import rearrange\ndef f(x):\n    x = rearrange(x, 'b h w c -> b c h w')\n"
@@ -167,6 +167,13 @@ class ForcedNchwAfterPermute(Rule):
             "import torch\ndef f(x):\n    # the CUDA kernel of something else\n    x = x.permute(0, 3, 1, 2)\n"
             "    return x.to(memory_format=torch.contiguous_format)  # NHWC -> NCHW\n"
         ),
+        Invalid(
+            "import torch\ndef f(x, y):\n    x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2).contiguous()\n"
+            "    x = x.to(memory_format=torch.contiguous_format)\n    return x, y\n",
+            fixed="import torch\ndef f(x, y):\n    x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2).contiguous()\n"
+            "    x = x.to(memory_format=torch.contiguous_format)\n    return x, y\n",
+            message="`x.to(",
+        ),
     )
     proof = Proof(
         Claim.COPIES,
@@ -192,7 +199,7 @@ class ForcedNchwAfterPermute(Rule):
             yield self.finding(
                 flow,
                 copy.call,
-                f"`{shown}` copies `{receiver}` to NCHW order on every call: permuted from NHWC, it is {memory_format}",
+                f"`{shown}` copies `{receiver}` to NCHW order on every call: permuted from NHWC, it is {memory_format} already",
                 help="leave the conversion out: convolutions, pools and elementwise operators read it as it is",
                 fix=None if edit is None else Fix("Remove the conversion; strides change", False, (edit,)),
             )

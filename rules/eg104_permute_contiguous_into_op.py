@@ -93,11 +93,13 @@ class PermuteContiguousIntoOp(Rule):
         rb"contiguous",
         _COPIES,
         rb"permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims",
-        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)[\s\\]*\(",
+        rb"(?:permute|rearrange|transpose|movedim|moveaxis|swapaxes|swapdims)(?:[\s\\]*\(|[ \t]+as\b)",
     )
 
     valid = (
         "import torch.nn.functional as F\ndef f(x, h, w):\n    b, n, c = x.shape\n    x = x[:, 1:, :].reshape(b, h, w, c).permute(0, 3, 1, 2)\n"
+        "    return F.max_pool2d(x.contiguous(), 2)\n",
+        "import torch.nn.functional as F\ndef f(x, h, w):\n    b, n, c = x.shape\n    x = x[:, :-1, :].reshape(b, h, w, c).permute(0, 3, 1, 2)\n"
         "    return F.max_pool2d(x.contiguous(), 2)\n",
         "import torch.nn.functional as F\ndef f(x):\n    return F.interpolate(\n        # XNNPACK needs contiguous inputs\n"
         "        x.permute(0, 3, 1, 2).contiguous(),\n        size=2,\n    )\n",
@@ -145,6 +147,11 @@ class PermuteContiguousIntoOp(Rule):
             "    return F.max_pool2d(x.contiguous(), 2)\n"
         ),
         Invalid(
+            "import torch.nn.functional as F\ndef f(self, h, w, c):\n"
+            "    x = self.tokens[:, self.order].reshape(1, h, w, c).permute(0, 3, 1, 2)\n"
+            "    return F.max_pool2d(x.contiguous(), 2)\n"
+        ),
+        Invalid(
             "def f(x, y):\n    x = x.permute(0, 3, 1, 2).contiguous()\n    log(x.shape)\n    return x + y\n"
         ),
         Invalid(
@@ -179,6 +186,7 @@ class PermuteContiguousIntoOp(Rule):
             "import torch.nn.functional as F\ndef f(x):\n    b, h, w, c = x.shape\n"
             "    x = x.transpose(1, 3).transpose(2, 3).contiguous()\n    return F.interpolate(x, size=(4, 4))\n"
         ),
+        Invalid("def f(x, y):\n    return (x / 255).permute(0, 3, 1, 2).contiguous() + y\n"),
         Invalid(
             "def f(x, y, heads):\n    return x.view(1, 2, 3, heads).permute(0, 3, 1, 2).contiguous() + y\n"
         ),
@@ -187,6 +195,12 @@ class PermuteContiguousIntoOp(Rule):
         ),
         Invalid(
             "import torch.nn.functional as F\ndef f(x):\n    return F.relu(x.permute(0, 3, 1, 2).contiguous().float()) * 2\n"
+        ),
+        Invalid(
+            "import torch\ndef f(x, y):\n    x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)\n    x = x.contiguous()\n"
+            "    return x + y.to(memory_format=torch.contiguous_format)\n",
+            fixed="import torch\ndef f(x, y):\n    x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)\n    x = x.contiguous()\n"
+            "    return x + y.to(memory_format=torch.contiguous_format)\n",
         ),
     )
     proof = Proof(
@@ -236,7 +250,7 @@ def _reader(flow: Flow, copy: Copy) -> cst.BaseExpression | None:
         for one in consumers(flow, waiting.pop()):
             if one.how is How.LEAVES:
                 leaves = True
-            elif one.how is How.OPERATOR and one.operators <= _CONVERSIONS and one.result is not None:
+            elif one.result is not None and one.operators <= _CONVERSIONS:
                 waiting.append(one.result)
             elif one.how is How.OPERATOR and _reads_any_strides(one.operators):
                 is_spatial = _is_spatial(one.operators)
