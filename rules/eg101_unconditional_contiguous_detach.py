@@ -161,6 +161,20 @@ class UnconditionalContiguousDetach(Rule):
     )
     invalid = (
         Invalid(
+            "import torch\ndef f(x, d):\n    return x.to(d, memory_format=torch.contiguous_format).detach()\n",
+            help="leave `memory_format` out",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    return x.clone(memory_format=torch.contiguous_format).detach()\n",
+            message="clones",
+            help="write `x.detach().clone()`, which keeps",
+        ),
+        Invalid(
+            "import torch\ndef f(x):\n    y = x.to(memory_format=torch.contiguous_format)\n    return y.detach()\n",
+            message="copies",
+            help="write `x.detach()`, which copies nothing and keeps the memory format; the copy feeds nothing but `y.detach()`",
+        ),
+        Invalid(
             "def f(host_features):\n    return host_features.contiguous().detach()\n",
             fixed="def f(host_features):\n    return host_features.detach()\n",
             message="`host_features.contiguous().detach()` copies `host_features`",

@@ -28,12 +28,13 @@ Trigger = bytes | Callable[[bytes], Iterable[int]]
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """Source that a rule flags: how often, and what its fixes (unsafe ones included) make of it."""
+    """Source that a rule flags: how often, what its fixes (unsafe ones included) make of it, parts of what it says."""
 
     source: str
     findings: int = 1
     fixed: str | None = None
     message: str | None = None
+    help: str | None = None
 
 
 class Claim(enum.Enum):

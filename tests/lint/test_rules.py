@@ -53,6 +53,8 @@ def test_invalid(rule: type[Rule], case: Invalid) -> None:
     assert len(findings) == case.findings
     if case.message is not None:
         assert any(case.message in finding.message for finding in findings)
+    if case.help is not None:
+        assert any(case.help in (finding.help or "") for finding in findings)
     fixed, _ = apply_fixes(case.source, findings, unsafe=True)
     if case.fixed is not None:
         assert fixed == case.fixed
