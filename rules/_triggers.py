@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_MOST_SIZES = 3
+MOST_SIZES = 4
+_FEW_SIZES = 3
 _VIEW = re.compile(rb"view[\s\\]*\(((?:[^()\n]|\([^()\n]*\))*)(\)?)")
 _NAME = re.compile(rb"\s*[A-Za-z_][\w.]*,?\s*")
 _IN_BRACKETS = re.compile(rb"\([^()]*\)")
@@ -18,7 +19,8 @@ def _views(text: bytes) -> Iterator[int]:
             continue  # a shape, or a dtype
         sizes = _IN_BRACKETS.sub(b"", view[1]).rstrip(b", \t").count(b",") + 1
         is_unbound = text.endswith(b"Tensor.", 0, view.start())
-        if not view[2] or sizes <= _MOST_SIZES + is_unbound:
+        merges_first = sizes <= MOST_SIZES + is_unbound and b"*" in view[1]
+        if not view[2] or sizes <= _FEW_SIZES + is_unbound or merges_first:
             yield view.start()
 
 

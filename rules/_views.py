@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import libcst as cst
 
+from ._triggers import MOST_SIZES
+
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
     from esper_guard.lint.outline import Outline
     from esper_guard.lint.rule import Fix
 
-_MOST_SIZES = 3
 _EXPECTED = re.compile(r"raises|assert", re.IGNORECASE)
 _READS = frozenset(
     """
@@ -53,18 +54,19 @@ class Called(NamedTuple):
 
 
 def called_views(outline: Outline) -> Iterator[Called]:
-    """The calls of ``view`` with at most three sizes, unless it is given a shape or a dtype by name."""
+    """The calls of ``view`` with few sizes, unless it is given a shape or a dtype by name."""
     for call in outline.called("view"):
         if not isinstance(call.func, ast.Attribute):
             continue
-        receiver, sizes = call.func.value, call.args
+        receiver = call.func.value
+        sizes = [*call.args, *(keyword.value for keyword in call.keywords)]
         if len(sizes) > 1 and _is_class(receiver):
             receiver, *sizes = sizes
         if len(sizes) == 1 and isinstance(sizes[0], (ast.Tuple, ast.List)):
             sizes = sizes[0].elts
         elif len(sizes) == 1 and isinstance(sizes[0], (ast.Name, ast.Attribute)):
             continue
-        if 0 < len(sizes) <= _MOST_SIZES:
+        if 0 < len(sizes) <= MOST_SIZES:
             yield Called(receiver, sizes)
 
 
@@ -81,8 +83,8 @@ def as_view(flow: Flow, call: cst.Call) -> View | None:
 
     if not _is_named_view(call.func):
         return None
-    receiver, method, arguments = unbound(flow, call)
-    if receiver is None or method != "view" or any(one.keyword is not None or one.star for one in arguments):
+    receiver, _, arguments = unbound(flow, call)
+    if receiver is None or any(one.star for one in arguments):
         return None
     sizes = [argument.value for argument in arguments]
     if len(sizes) == 1 and isinstance(sizes[0], (cst.Tuple, cst.List)):
@@ -127,7 +129,7 @@ def dimension_read(flow: Flow, size: cst.BaseExpression, tensor: cst.BaseExpress
     if isinstance(size, cst.Subscript):
         return _item_of_shape(flow, size, tensor)
     target = flow.made_by(size)
-    if isinstance(size, cst.Name) and isinstance(target, cst.BaseExpression) and target is not size:
+    if isinstance(size, cst.Name) and isinstance(target, cst.BaseExpression):
         unpacked = _unpacked(flow, target, tensor)
         is_expression = isinstance(target, (cst.Call, cst.Subscript))
         return unpacked if not is_expression else dimension_read(flow, target, tensor)
@@ -135,7 +137,7 @@ def dimension_read(flow: Flow, size: cst.BaseExpression, tensor: cst.BaseExpress
 
 
 def _item_of_shape(flow: Flow, item: cst.Subscript, tensor: cst.BaseExpression) -> int | None:
-    index = item.slice[0].slice if len(item.slice) == 1 else None
+    index = item.slice[0].slice
     shape = item.value
     if isinstance(index, cst.Index) and _is_shape_of(flow, shape, tensor):
         return literal(index.value)
@@ -146,7 +148,7 @@ def _unpacked(flow: Flow, target: cst.BaseExpression, tensor: cst.BaseExpression
     """The position of ``target`` in ``b, c, h, w = x.shape``."""
     element = flow.parent(target)
     targets = flow.parent(element) if element is not None else None
-    if not isinstance(targets, (cst.Tuple, cst.List)) or len(targets.elements) != 4:
+    if not isinstance(targets, (cst.Tuple, cst.List)):
         return None
     assign = flow.parent(targets)
     if isinstance(assign, cst.AssignTarget):
@@ -157,7 +159,7 @@ def _unpacked(flow: Flow, target: cst.BaseExpression, tensor: cst.BaseExpression
 
 
 def _is_shape_of(flow: Flow, shape: cst.BaseExpression, tensor: cst.BaseExpression) -> bool:
-    if isinstance(shape, cst.Call) and not shape.args and isinstance(shape.func, cst.Attribute):
+    if isinstance(shape, cst.Call) and isinstance(shape.func, cst.Attribute):
         return shape.func.attr.value == "size" and _same_value(flow, shape.func.value, tensor)
     return (
         isinstance(shape, cst.Attribute)
@@ -188,12 +190,10 @@ def is_expected_to_raise(flow: Flow, node: cst.CSTNode) -> bool:
 
 
 def is_tested_contiguous(flow: Flow, tensor: cst.BaseExpression) -> bool:
-    """Whether ``tensor`` lies in the order of its shape, by a test that holds here or by how it was made."""
+    """Whether ``tensor`` lies in the order of its shape, by a test that holds here."""
     from esper_guard.lint.flow import ContiguityTest
 
-    facts = flow.facts(tensor)
-    is_plain = facts.layout is not None and not facts.layout.order
-    return is_plain or ContiguityTest("contiguous_format", True) in facts.tests
+    return ContiguityTest("contiguous_format", True) in flow.facts(tensor).tests
 
 
 def flattened(flow: Flow, view: View, is_owned: bool) -> Fix | None:
@@ -247,13 +247,8 @@ def _use(flow: Flow, use: cst.BaseExpression) -> _Fate | list[cst.BaseExpression
         return _Fate.READ
     if isinstance(parent, cst.AugAssign):
         return _Fate.WRITTEN if parent.target is use else _Fate.READ
-    if isinstance(parent, cst.Subscript) and parent.value is use:
-        is_target = isinstance(flow.parent(parent), (cst.Assign, cst.AssignTarget, cst.AugAssign))
-        return (
-            _Fate.WRITTEN
-            if is_target and flow.facts(parent) is not None and _is_target(flow, parent)
-            else [parent]
-        )
+    if isinstance(parent, cst.Subscript):
+        return _Fate.WRITTEN if isinstance(flow.parent(parent), cst.AssignTarget) else [parent]
     if isinstance(parent, cst.Arg):
         call = flow.parent(parent)
         return _argument(flow, call, parent) if isinstance(call, cst.Call) else _Fate.UNKNOWN
@@ -265,19 +260,10 @@ def _use(flow: Flow, use: cst.BaseExpression) -> _Fate | list[cst.BaseExpression
     return _Fate.UNKNOWN
 
 
-def _is_target(flow: Flow, node: cst.Subscript) -> bool:
-    parent = flow.parent(node)
-    if isinstance(parent, cst.AugAssign):
-        return parent.target is node
-    if isinstance(parent, cst.Assign):
-        return parent.value is not node
-    return isinstance(parent, cst.AssignTarget)
-
-
 def _member(flow: Flow, attribute: cst.Attribute) -> _Fate | list[cst.BaseExpression]:
     call = flow.parent(attribute)
     name = attribute.attr.value
-    if not isinstance(call, cst.Call) or call.func is not attribute:
+    if not isinstance(call, cst.Call):
         return _Fate.READ if name in _METADATA else _Fate.UNKNOWN
     if name.endswith("_"):
         return _Fate.WRITTEN

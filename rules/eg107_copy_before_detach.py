@@ -120,6 +120,9 @@ class CopyBeforeDetach(Rule):
         "def f(m):\n    return {k: v.clone().detach() for k, v in m.state_dict().items()}\n",
         "def f(m):\n    for b in m.buffers():\n        g(b.clone().detach())\n",
         "import torch\ndef f():\n    x = torch.zeros(3)\n    return x.clone().detach()\n",
+        "import torch\ndef f(d):\n    x = torch.zeros(3, device=d)\n    return x.clone().detach()\n",
+        "import torch\ndef f(x):\n    return torch.isnan(x).cpu().detach()\n",
+        "import torch\ndef f(x):\n    return torch.clone(x).detach()\n",
         "import torch\ndef f(x):\n    with torch.no_grad():\n        return x.clone().detach()\n",
         "import torch\ndef f(x):\n    torch.set_grad_enabled(False)\n    return x.clone().detach()\n",
         "import torch\n@torch.no_grad()\ndef f(x):\n    return x.clone().detach()\n",
@@ -166,6 +169,18 @@ class CopyBeforeDetach(Rule):
             "def f(n):\n    for i in n:\n        x = x.mean()\n        y = x.clone().detach()\n    return y\n"
         ),
         Invalid("def f(x):\n    return g(x).clone().detach()\n"),
+        Invalid(
+            "import torch\nfrom noise import randn\ndef f(x):\n    y = randn(x).clone().detach()\n"
+            "    return y, torch.cos(x).clone().detach()\n",
+            findings=2,
+        ),
+        Invalid(
+            "import torch\nclass A:\n    def f(self, x):\n        with torch.no_grad():\n            self.x = x\n"
+            "    def g(self, x):\n        return x.clone().detach()\n"
+        ),
+        Invalid(
+            "@wraps(g)\n# no_grad would cut the gradient of the hook\ndef f(x):\n    y = x.mean()\n    return y.clone().detach()\n"
+        ),
         Invalid("def f(x):\n    with timed():\n        return x.clone().detach()\n"),
         Invalid(
             "import torch\ndef g(x):\n    with torch.no_grad():\n        pass\n    return x.clone().detach()\n"
@@ -261,7 +276,7 @@ def _returns_no_graph(flow: Flow, call: cst.Call, depth: int) -> bool:
     module, _, name = flow.origin(call.func).rpartition(".")
     if module == "torch" and name in _FACTORIES:
         return not any(arg.keyword is not None and arg.keyword.value == "requires_grad" for arg in call.args)
-    if not isinstance(call.func, cst.Attribute) or module:
+    if not isinstance(call.func, cst.Attribute):
         return False
     return call.func.attr.value in _WITHOUT_GRAPH or _has_no_graph(flow, call.func.value, depth + 1)
 
@@ -297,14 +312,17 @@ def _decorators(flow: Flow, function: cst.FunctionDef) -> str:
     """The lines of decorators above a function; a slice doesn't have them."""
     start, _ = flow.positions.span(function)
     *above, line = re.split(r"\r\n?|\n", flow.positions.source.text[:start])
-    indent, found = len(line.removesuffix("async ")), []
+    indent = len(line.removesuffix("async "))
+    found: list[str] = []
+    end = 0  # the lines from there on belong to a decorator only if one starts above them
     for one in reversed(above):
         text = one.lstrip()
         is_inside = len(one) - len(text) > indent or text.startswith((")", "#"))
-        if not text or not (text.startswith("@") or is_inside):
+        if not (text.startswith("@") or is_inside):
             break
         found.append(text)
-    return "\n".join(one for one in found if not one.startswith("#"))
+        end = len(found) if text.startswith("@") else end
+    return "\n".join(one for one in found[:end] if not one.startswith("#"))
 
 
 def _swapped(flow: Flow, chain: list[cst.Call]) -> Fix:

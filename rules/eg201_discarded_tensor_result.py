@@ -157,10 +157,49 @@ class DiscardedTensorResult(Rule):
             "    x.to(memory_format=torch.channels_last)\n    return x\n"
         ),
         Invalid("import torch\ndef f(d):\n    for v in [torch.ones(3), torch.ones(2)]:\n        v.to(d)\n"),
-        Invalid("import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n"),
-        Invalid("import torch\ndef f(x: torch.Tensor):\n    x.permute(0, 2, 1).contiguous()\n    return x\n"),
         Invalid(
-            "import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n"
+            "import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n",
+            fixed="import torch\ndef f(x: torch.Tensor):\n    if x.numel(): x.clamp(0, 1)\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor):\n    x.permute(0, 2, 1).contiguous()\n    return x\n",
+            message="`x.permute(0, 2, 1).contiguous()` does nothing",
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n",
+            fixed="import torch\ndef f(x: torch.Tensor, d):\n    (\n        x\n        .to(d)\n    )\n    return x\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n    x.to(\n        d,\n    )\n    (x.grad\n      .data).half()\n",
+            findings=2,
+            fixed="import torch\ndef f(x: torch.Tensor, d):\n    x = x.to(\n        d,\n    )\n    (x.grad\n      .data).half()\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor):\n    x.cpu().data.float()\n    x[0].half()\n    return x\n",
+            findings=2,
+            fixed="import torch\ndef f(x: torch.Tensor):\n    x.cpu().data.float()\n    x[0].half()\n    return x\n",
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n    'Warm up, and move.'\n    print(x)\n    x.add_(1)\n"
+            "    torch.softmax(x, 1)\n    x.to(d)\n    return x\n"
+        ),
+        Invalid(
+            "import torch\nclass Heat:\n    def f(self, x: torch.Tensor):\n        self.expand_as(x)\n        x.detach()\n"
+        ),
+        Invalid("import torch\ndef f(x: torch.Tensor):\n    x.cfloat()\n    return x\n"),
+        Invalid("import torch\ndef f(a):\n    torch.from_numpy(a).float()\n    return a\n"),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n    try:\n        load(x)\n    except OSError:\n        x.half()\n"
+            "    try:\n        x.to(d)\n    finally:\n        close()\n",
+            findings=2,
+        ),
+        Invalid(
+            "import torch\ndef f(x: torch.Tensor, d):\n"
+            "    with lock, torch.inference_mode(), torch.autocast(d, enabled=not tracing):\n        x.to(d)\n    return x\n"
+        ),
+        Invalid(
+            "import torch\ndef f():\n    try:\n        def g(x: torch.Tensor):\n            x.detach()\n            return x\n"
+            "        run(g)\n    except OSError:\n        pass\n"
         ),
     )
     proof = Proof(
@@ -258,8 +297,11 @@ def _fix(flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) 
 
     positions = flow.positions
     start, _ = positions.span(call)
-    if method not in _CONVERSIONS.split("|") or "\n" in positions.text(call) or call.lpar:
+    if method not in _CONVERSIONS.split("|") or call.lpar:
         return None
     if not isinstance(receiver, (cst.Name, cst.Attribute)):
         return None
-    return Fix("Assign the result", False, (positions.edit(start, start, f"{positions.text(receiver)} = "),))
+    place = positions.text(receiver)
+    if re.search(r"[\r\n]", place):
+        return None
+    return Fix("Assign the result", False, (positions.edit(start, start, f"{place} = "),))

@@ -90,7 +90,38 @@ _LISTS_PARAMETERS = frozenset(("parameters", "named_parameters"))
 _WRAPPERS = frozenset("filter list reversed sorted tqdm tuple".split())
 _CONTAINERS = frozenset(f"torch.nn.{name}" for name in ("Module", "ModuleDict", "ModuleList", "Sequential"))
 _IS_POINTWISE = re.compile(r"\bkernel_size\b[^\n]*==[\s(]*1\b")
-_CLASS = re.compile(r"(?:\A|(?<=[\r\n]))([ \t]*)class[ \t]+(\w+)")
+_BLOCK = re.compile(r"(?:\A|(?<=[\r\n]))([ \t]*)(?:async[ \t]+)?(class|def)[ \t]+(\w+)")
+_VIEWED = (
+    "import torch\nimport torch.nn as nn\nclass L(nn.Conv2d):\n    def __init__(self):\n        self.fc = nn.Linear(9, 9)\n"
+    "    def f(self, x, y):\n        v = self.weight.view(8, -1)\n        {}\n"
+)
+# What only reads the memory of a view, and what hands it on.
+_READS = (
+    "return v.norm(dim=1)",
+    "return v * 2 - x",
+    "return -v",
+    "return v > 0",
+    "x += v",
+    "return torch.linalg.norm(v)",
+    "return torch.cat([v, v])",
+    "return v.detach().t().sum()",
+    "return v[0].item()",
+    "return v.shape",
+    "y.copy_(v)",
+    "return self.fc(v)",
+    "return torch.detach(v).sum()",
+)
+_HANDS_ON = (
+    "return v",
+    "return g(v)",
+    "return v.detach()",
+    "return v[0]",
+    "return torch.transpose(v, 0, 1)",
+    "return {'v': v}",
+    "return v.data",
+    "return self.register(v)",
+    "return self.fc.bias.add(g(v))",
+)
 
 
 class NhwcWeightView(Rule):
@@ -143,12 +174,56 @@ class NhwcWeightView(Rule):
         "def f(model):\n    for name, p in model.named_parameters():\n        name.view(-1)\n",
         "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
         "    def f(self):\n        return self.c.weight.view(1, 8, -1)\n",
+        (
+            "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    try:\n        print(c.weight.view(-1))\n"
+            "    except RuntimeError:\n        pass\n"
+        ),
         "import torch.nn as nn\nclass L(nn.Linear):\n    def f(self):\n        return [p.view(-1) for p in self.parameters()]\n",
         "def f(params, flats):\n    return [flat.view(-1) for p, flat in zip(params, flats)]\n",
         "def f(params):\n    return [i.view(-1) for i, p in enumerate(params)]\n",
+        "import torch.nn as nn\ndef f(c: nn.Conv2d, fmt):\n    w = c.weight\n    return w.sum((2, 3)).view(-1), w.clone(memory_format=fmt).view(-1)\n",
+        "import torch.nn as nn\ndef f(c: nn.Conv2d, n):\n    w = c.weight\n    return w.view(1, 8, -1), w.view(n, w.size(0), -1)\n",
+        "import torch.nn as nn\ndef f(c: nn.Conv2d, m):\n    return c.weight.mean() + unwrap(m).weight.view(-1)\n",
+        "import torch.nn.functional as F\ndef f(x, k):\n    w = make(k)\n    return F.conv2d(x, w), w.view(8, -1)\n",
+        (
+            "import torch.nn as nn\nimport torch.nn.functional as F\n"
+            "def f(x, w, b, c: nn.Conv2d):\n    y = F.conv2d(x, w) + b.view(1, -1) + c.bias.view(1, -1)\n"
+            "    return y, x.view(x.size(0), -1)\n"
+        ),
+        (
+            "import torch.nn as nn\nimport torch.nn.functional as F\nclass WS(nn.Conv2d):\n    def forward(self, x):\n"
+            "        return F.conv2d(x, self.weight), x.view(x.size(0), -1)\n"
+        ),
+        (
+            "import torch.nn as nn\nclass C(nn.Conv2d):\n    pass\nclass L(nn.Linear):\n    def f(self, weight):\n"
+            "        return weight.view(-1)\n"
+        ),
+        "import torch.nn as nn\nclass C(nn.Conv2d):\n    pass\ndef f(weight):\n    return weight.view(8, -1)\n",
+        "import torch.nn.functional as F\ndef f(x, weight, params):\n    return F.embedding(x, weight), weight.view(-1)\n",
+        "def f(m):\n    for n, p in m.named_parameters():\n        _, q = split(p)\n        q.view(-1)\n",
+        (
+            "def f(params, param_stats):\n    for p, flat in params:\n        flat.view(-1)\n    for t in param_stats:\n"
+            "        t.view(-1)\n    for t in param_stats.values():\n        t.view(-1)\n    for t in list(param_stats):\n"
+            "        t.view(-1)\n    for t in stats(params):\n        t.view(-1)\n    for n, t in named(params):\n"
+            "        t.view(-1)\n"
+        ),
+        "def f(params):\n    return [p.view(-1) for _, p in zip(*params)]\n",
+        "import torch.nn as nn\ndef f(c: nn.Conv2d, lead):\n    return c.weight.view(*lead, -1), c.weight.view((*lead, -1))\n",
+        "def f(m, q, panel):\n    panel.view()\n    for p in m.parameters():\n        p.view(q.size())\n        p.view(shape_of(q))\n",
+        (
+            "import pytest\nimport torch.nn as nn\ndef f(self, c: nn.Conv2d):\n    with pytest.raises(RuntimeError):\n"
+            "        c.weight.view(-1)\n    self.assertRaises(RuntimeError, lambda: c.weight.view(-1))\n"
+        ),
+        "def f(params, flats):\n    return [pair.view(-1) for pair in zip(params, flats)]\n",
+        (
+            "import torch.nn as nn\ndef f(params):\n    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())\n"
+            "    return [p.view(-1) for p in net.parameters()]\n"
+        ),
         "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    assert c.kernel_size == (1, 1)\n    return c.weight.view(-1)\n",
     )
     invalid = (
+        *(Invalid(_VIEWED.replace("{}", use), safe=True) for use in _READS),
+        *(Invalid(_VIEWED.replace("{}", use), safe=False) for use in _HANDS_ON),
         Invalid(
             "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.c = nn.Conv2d(3, 8, 3)\n"
             "    def f(self):\n        return self.c.weight.view(self.c.weight.size(0), -1).mean(1)\n",
@@ -184,6 +259,26 @@ class NhwcWeightView(Rule):
             "import torch\nimport torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    fill(m.weight.view(-1).zero_())\n"
             "    torch.add(x, x, out=m.weight.view(-1))\n",
             findings=2,
+            fixed="import torch\nimport torch.nn as nn\ndef f(m: nn.Conv2d, x):\n    fill(m.weight.view(-1).zero_())\n"
+            "    torch.add(x, x, out=m.weight.view(-1))\n",
+        ),
+        Invalid(
+            "import torch\nimport torch.nn.functional as F\nfrom torch import nn\ndef f(c: nn.Conv2d, x):\n    w = c.weight.data\n    w.view(-1)[0] += x\n"
+            "    w.view(-1).detach().zero_()\n    torch.relu_(w.view(-1))\n    torch._foreach_zero_([w.view(-1)])\n"
+            "    torch.transpose(w.view(8, -1), 0, 1).zero_()\n    F.dropout(w.view(-1)).mul_(2)\n",
+            findings=6,
+            fixed="import torch\nimport torch.nn.functional as F\nfrom torch import nn\ndef f(c: nn.Conv2d, x):\n    w = c.weight.data\n    w.view(-1)[0] += x\n"
+            "    w.view(-1).detach().zero_()\n    torch.relu_(w.view(-1))\n    torch._foreach_zero_([w.view(-1)])\n"
+            "    torch.transpose(w.view(8, -1), 0, 1).zero_()\n    F.dropout(w.view(-1)).mul_(2)\n",
+        ),
+        Invalid(
+            "import torch\nimport torch.nn.functional as F\nfrom torch import nn\ndef f(c: nn.Conv2d, x):\n    w = c.weight.data\n    flat = w.view(-1)\n    x += flat[0]\n"
+            "    y = flat[1]\n    x += w.view(-1)\n    torch.norm(w.view(-1)).mul_(2)\n    w.view(-1).norm().mul_(2)\n"
+            "    return x + y, F.normalize(input=w.view(8, -1), dim=0)\n",
+            findings=5,
+            fixed="import torch\nimport torch.nn.functional as F\nfrom torch import nn\ndef f(c: nn.Conv2d, x):\n    w = c.weight.data\n    flat = w.reshape(-1)\n    x += flat[0]\n"
+            "    y = flat[1]\n    x += w.reshape(-1)\n    torch.norm(w.reshape(-1)).mul_(2)\n    w.reshape(-1).norm().mul_(2)\n"
+            "    return x + y, F.normalize(input=w.reshape(8, -1), dim=0)\n",
         ),
         Invalid(
             "import torch\ndef f(model):\n    return torch.cat([p.grad.view(-1) for p in model.parameters()])\n",
@@ -212,6 +307,42 @@ class NhwcWeightView(Rule):
             "        return w.view(w.size(0), -1)\n"
         ),
         Invalid("def f(params, more):\n    return [p.view(-1) for n, p in zip(more, params)]\n"),
+        Invalid("import torch.nn as nn\nc = nn.Conv2d(3, 8, 3)\nflat = c.weight.view(1, -1)\n"),
+        Invalid(
+            "import torch.nn as nn\ndef g(c):\n    return c.kernel_size == 1\n"
+            "def f(c: nn.Conv2d):\n    o = c.weight.size(0)\n    return c.weight.view(1, o, -1)\n"
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(c: nn.Conv2d):\n"
+            "    return c.weight.detach().view(1, c.weight.detach().size(0), -1)\n"
+        ),
+        Invalid(
+            "import torch.nn.functional as F\ndef ws(x, w):\n    v = w\n    std = v.view(v.size(0), -1).std(1)\n"
+            "    return F.conv2d(x, w / std), F.conv2d(x, bias=None, weight=w)\n"
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(c: nn.Conv2d):\n    o, *_ = c.weight.shape\n    return c.weight.view(size=(1, o, -1)), c.weight.view(-1)\n",
+            findings=2,
+        ),
+        Invalid(
+            "import torch.nn as nn\ndef f(self, c: nn.Conv2d):\n    with lock:\n        a = c.weight.view(-1)\n"
+            "    self.assertEqual(c.weight.view(-1).sum(), 3)\n    try:\n        load(c)\n    except OSError:\n"
+            "        b = c.weight.view(-1)\n    try:\n        d = c.weight.view(-1)\n    finally:\n        close(c)\n"
+            "    return a, b, d\n",
+            findings=4,
+        ),
+        Invalid("def f(model):\n    return [p.view(-1) for p in unwrap(model).parameters()]\n"),
+        Invalid(
+            "import torch.nn as nn\nclass N(Mixin, nn.Module):\n    def f(self):\n"
+            "        return [p.view(-1) for p in self.parameters()]\n"
+        ),
+        Invalid(
+            "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.a = nn.Conv2d(3, 8, 3)\n"
+            "        self.b = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())\n        self.c = Block()\n    def f(self):\n"
+            "        a = [p.view(-1) for p in self.a.parameters()]\n        b = [p.view(-1) for p in self.b.parameters()]\n"
+            "        return a, b, [p.view(-1) for p in self.c.parameters()]\n",
+            findings=3,
+        ),
         Invalid(
             "import torch.nn as nn\nclass L(nn.Conv2d):\n    def f(self):\n        return [p.view(-1) for p in self.parameters()]\n"
         ),
@@ -284,10 +415,8 @@ def _words_of(node: ast.AST) -> Iterator[str]:
 
 def _asks_for_pointwise(flow: Flow, node: cst.CSTNode) -> bool:
     """Whether the function has asked for a kernel of 1x1 before ``node``."""
-    import libcst as cst
-
-    functions = [one for one in flow.ancestors(node) if isinstance(one, cst.FunctionDef)]
-    start = flow.positions.span(functions[-1])[0] if functions else 0
+    *_, root = flow.ancestors(node)
+    start = flow.positions.span(root)[0]
     text = flow.positions.source.text
     return _IS_POINTWISE.search(text, start, flow.positions.span(node)[0]) is not None
 
@@ -333,7 +462,7 @@ def _can_be_channels_last(flow: Flow, tensor: cst.BaseExpression) -> bool:
         if _is_convolution_weight(flow, one) or _is_from_parameters(flow, one):
             return True
         if isinstance(one, cst.Name):
-            waiting += [load for load in flow.loads(one) if isinstance(load, cst.Attribute)]
+            waiting += flow.loads(one)
             made_by = flow.made_by(one)
             waiting += [made_by] if isinstance(made_by, (cst.Call, cst.BinaryOperation)) else []
         elif isinstance(one, cst.Attribute) and one.attr.value in ("data", "grad"):
@@ -383,9 +512,12 @@ def _bases_around(flow: Flow, node: cst.CSTNode) -> list[str]:
     text = flow.positions.source.text
     line = text[max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1 : start]
     indentation = len(line) - len(line.lstrip())
-    around = [found[2] for found in _CLASS.finditer(text, 0, start) if len(found[1]) + 1 < indentation]
-    bases = flow.names.classes.get(around[-1], ()) if around else ()
-    return [flow.names.resolve(base) for base in bases]
+    for found in reversed(list(_BLOCK.finditer(text, 0, start))):
+        if len(found[1]) < indentation:
+            indentation = len(found[1])
+            if found[2] == "class":
+                return [flow.names.resolve(base) for base in flow.names.classes.get(found[3], ())]
+    return []
 
 
 def _is_given_to_convolution(flow: Flow, name: cst.Name) -> bool:
@@ -456,6 +588,11 @@ def _may_own_convolution(flow: Flow, module: cst.BaseExpression) -> bool:
         known = [base for base in _bases_around(flow, module) if base.startswith("torch.nn.")]
         return all(base in _CONVOLUTIONS or base in _CONTAINERS for base in known)
     made = flow.facts(module).made
-    return not made or any(
-        one.parts or _is_wide(one) or not one.origin.startswith("torch.nn.") for one in made
-    )
+    return not made or any(map(_has_convolution, made))
+
+
+def _has_convolution(made: Made) -> bool:
+    """Whether a module may be, or hold, a convolution whose weight can be channels_last."""
+    if made.parts:
+        return any(map(_has_convolution, made.parts))
+    return _is_wide(made) or not made.origin.startswith("torch.nn.")

@@ -62,7 +62,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from esper_guard.lint.rule import Claim, Finding, Invalid, Proof, Rule, Severity
 
-from ._triggers import MERGING_VIEW
+from ._triggers import MERGING_VIEW, MOST_SIZES
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -80,6 +80,7 @@ _KEEPING = frozenset("batch_norm group_norm local_response_norm".split())
 _COMPUTING_MODULES = ("torch", "torch.nn.functional", "torch.Tensor")
 _REDUCING = frozenset("amax amin mean norm prod std sum var".split())
 _NEW_CHANNELS = frozenset(("pixel_shuffle", "pixel_unshuffle"))
+_FEW_SIZES = 3
 _NESTED_TOO_DEEP = 60
 _FACTORS_OF_A_SAMPLE = 3
 _LARGEST_WITHIN_IMAGES = 3  # larger ones without padding are often as large as the image
@@ -122,6 +123,8 @@ class ConvOutputFlattenView(Rule):
     only_with_channels_last = True
 
     valid = (
+        _NET
+        + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        return x.view(b * c, 1, 1, h, w)\n",
         "import torch\nimport torch.nn.functional as F\ndef f(w, x, b, size):\n    m = torch.sum(w * x, dim=1, keepdim=True)\n"
         "    m = F.interpolate(m, size=size)\n    return m.view(b, -1)\n",
         "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self, c):\n        self.f = nn.Sequential(nn.Conv2d(c, 9, 2), nn.ReLU())\n"
@@ -130,6 +133,40 @@ class ConvOutputFlattenView(Rule):
         + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), (1, x.size(3)))\n        return x.view(x.size(0), -1)\n",
         _NET
         + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), kernel_size=8)\n        return x.view(x.size(0), -1)\n",
+        _NET
+        + "    def forward(self, x):\n        x = F.max_pool2d(self.c(x), stride=1, kernel_size=8)\n        return x.view(x.size(0), -1)\n",
+        _NET
+        + "    def forward(self, x):\n        m = F.interpolate(self.c(x).sum(1, True), scale_factor=2)\n        return m.view(x.size(0), -1)\n",
+        _NET
+        + "        self.d = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))\n    def forward(self, x):\n        return self.d(x).view(x.size(0), -1)\n",
+        _NET
+        + "        self.d = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PixelShuffle(2))\n    def forward(self, x):\n        return self.d(x).view(-1)\n",
+        _NET
+        + "        self.d = nn.Conv2d(3, k, 3)\n    def forward(self, x):\n        return self.d(x).view(-1, 200)\n",
+        _NET
+        + "        self.d = Position()\n    def forward(self, x):\n        d = self.d()\n        return self.c(x) + d.view(1, -1)\n",
+        _NET + "    def forward(self, x, n):\n        return self.c(x).view(-1, n // 4 // 4)\n",
+        _NET + "    def forward(self, x, b, t):\n        return self.c(x).view(b * t, 8, -1)\n",
+        _NET
+        + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        return x.view(-1, 8), x.view(b, -1, h * w)\n",
+        "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self):\n        self.f = nn.Conv2d(3, 9, 3)\n"
+        "        self.l = nn.Sequential(nn.Linear(9, 2), nn.ReLU())\n    def forward(self, x):\n        x = self.f(x)\n"
+        "        return self.l(x.view(x.size(0), -1))\n",
+        _NET
+        + "    def forward(self, x, k):\n        y = self.c(x)\n        return y.view(-1, 64 // 8), y.view(-1, 8 * k)\n",
+        _NET
+        + "    def forward(self, x, y):\n        b, t, h, w = y.shape\n        x = self.c(x)\n        return x.view(b * t, 8, -1)\n",
+        _NET
+        + "    def forward(self, x, y):\n        b, t, h, w = sizes_of(y)\n        x = self.c(x)\n        return x.view(b * t, 8, -1)\n",
+        _NET
+        + "    def forward(self, x, y):\n        x = self.c(x)\n        return x.view(y.size(0) * y.size(1), 8, -1)\n",
+        _NET
+        + "    def forward(self, x, y):\n        b, t, h, w = y.size()\n        x = self.c(x)\n        return x.view(b * t, 8, -1)\n",
+        _NET
+        + "    def forward(self, x, y):\n        x = self.c(x)\n        return x.view(y[0] * y[1], 8, -1)\n",
+        _NET
+        + "    def forward(self, x, fmt):\n        x = self.c(x).to(memory_format=fmt)\n        return x.view(x.size(0), -1)\n",
+        _NET + "    def forward(self, x):\n        y = x + self.c(x)\n        return y.view(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        return x.view(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        x = self.c(x)\n        return x.reshape(x.size(0), -1)\n",
         _NET + "    def forward(self, x):\n        x = self.c(x)\n        return x.view(x.size(0), 8, -1)\n",
@@ -195,6 +232,18 @@ class ConvOutputFlattenView(Rule):
     )
     invalid = (
         Invalid(
+            _NET
+            + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        return x.view(b * c, 1, h, w)\n"
+        ),
+        Invalid(
+            _NET
+            + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        bc = b * c\n        return x.view(bc, h, w)\n"
+        ),
+        Invalid(
+            _NET + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n"
+            "        return x.view(b * c,  # one row each, for the loss, as in v1, v2\n            h * w)\n"
+        ),
+        Invalid(
             "import torch.nn as nn\nclass N(nn.Module):\n    def __init__(self, c):\n        self.f = nn.Sequential(nn.Conv2d(c, 9, 2), nn.ReLU())\n"
             "        self.l = nn.Linear(36, 2)\n    def forward(self, x):\n        x = self.f(x)\n        return self.l(x.view(x.size(0), -1))\n"
         ),
@@ -207,6 +256,71 @@ class ConvOutputFlattenView(Rule):
         ),
         Invalid(
             _NET + "    def forward(self, x):\n        return self.c(x).view(-1, 8 * 5 * 5)\n",
+        ),
+        Invalid(
+            _NET + "    def forward(self, x):\n        return self.c(x).view(1, 8 * 5 * 5)\n",
+        ),
+        Invalid(
+            _NET + "    def forward(self, x):\n        return self.c(x).view(-1, 8 * 25)\n",
+        ),
+        Invalid(
+            _NET
+            + "        self.d = nn.Conv2d(3, k, 3)\n        self.l = nn.Linear(k * 36, 2)\n    def forward(self, x):\n"
+            "        x = self.d(x)\n        return self.l(x.view(x.size(0), -1))\n",
+        ),
+        Invalid(
+            _NET + "    def forward(self, x):\n        x = self.c(x)\n        frames = x.size(0)\n"
+            "        return x.view(frames, -1), x.view(x.size(0) * x.size(1), -1), x.view(x.shape[0] * x.shape[1], -1)\n",
+            findings=3,
+        ),
+        Invalid(
+            _NET
+            + "        self.d = nn.LazyConv2d(8, 3)\n    def forward(self, x):\n        return self.d(x).view(-1, 8 * 5 * 5)\n",
+        ),
+        Invalid(
+            _NET + "    def forward(self, x):\n        x = self.c(x)\n        frames, c, h, w = x.shape\n"
+            "        return x.view(frames, -1), self.mean.view(1, -1)\n",
+        ),
+        Invalid(
+            _NET
+            + "        self.d = nn.Conv2d(3, k, 1)\n    def forward(self, x):\n        y = self.d(x) + self.c(x)\n"
+            "        z = self.c(x) + self.d(x)\n        return y.view(-1, 200), z.view(-1, 200)\n",
+            findings=2,
+        ),
+        Invalid(
+            _NET
+            + "        self.n = nn.BatchNorm2d(8) if k else None\n    def forward(self, x):\n        x = self.n(self.c(x))\n        return x.view(x.size(0), -1)\n",
+        ),
+        Invalid(
+            _NET
+            + "    def forward(self, x):\n        y = F.interpolate(self.c(x).clamp(-3, 3), scale_factor=2)\n"
+            "        m = F.interpolate(y.mean(dim=(2, 3), keepdim=True), size=7)\n"
+            "        return y.view(x.size(0), -1), m.view(x.size(0), -1)\n",
+            findings=2,
+        ),
+        Invalid(
+            _NET
+            + "    def forward(self, x):\n        y = F.adaptive_avg_pool2d(F.max_pool2d(self.c(x), 2), 7)\n"
+            "        z = F.adaptive_max_pool2d(x, 7)\n        return y.view(-1), z.view(x.size(0), -1)\n",
+            findings=2,
+        ),
+        Invalid(
+            _NET
+            + "    def forward(self, x):\n        y = F.max_pool2d(x, 2)\n        z = F.relu(y)\n        n = x.size(0)\n"
+            "        self.c(x).view(n, -1).mul_(2)\n        z.view(n, -1).mul_(2)\n        return y.view(n, -1).mul_(2)\n",
+            findings=3,
+            fixed=_NET
+            + "    def forward(self, x):\n        y = F.max_pool2d(x, 2)\n        z = F.relu(y)\n        n = x.size(0)\n"
+            "        self.c(x).reshape(n, -1).mul_(2)\n        z.view(n, -1).mul_(2)\n        return y.view(n, -1).mul_(2)\n",
+        ),
+        Invalid(
+            _NET
+            + "    def forward(self, x):\n        y = F.max_pool2d(x, 2)\n        y.view(y.size(0), -1).mul_(2)\n        z = self.c(x)\n"
+            "        z.view(z.size(0), -1).mul_(2)\n        return z.mean()\n",
+            findings=2,
+            fixed=_NET
+            + "    def forward(self, x):\n        y = F.max_pool2d(x, 2)\n        y.reshape(y.size(0), -1).mul_(2)\n        z = self.c(x)\n"
+            "        z.view(z.size(0), -1).mul_(2)\n        return z.mean()\n",
         ),
         Invalid(
             _NET
@@ -303,7 +417,7 @@ class ConvOutputFlattenView(Rule):
 
         for call in flow.calls:
             view = as_view(flow, call)
-            if view is None or len(view.sizes) > 3 or is_tested_contiguous(flow, view.receiver):
+            if view is None or len(view.sizes) > MOST_SIZES or is_tested_contiguous(flow, view.receiver):
                 continue
             image = _image(flow, view.receiver)
             if image is None or not image.is_wide or not _merges(flow, view, image):
@@ -333,8 +447,10 @@ def _may_flatten(view: Called) -> bool:
     if len(sizes) == 1:
         return True
     products = [isinstance(size, ast.BinOp) for size in sizes]
+    if len(sizes) > _FEW_SIZES:
+        return products[0]
     if len(sizes) > 2:
-        return products[0] or _is_minus_one(sizes[0])
+        return not any(map(_is_minus_one, sizes[1:]))
     return any(products) or any(map(_is_minus_one, sizes)) or isinstance(sizes[1], ast.Constant)
 
 
@@ -387,11 +503,11 @@ def _merges(flow: Flow, view: View, image: Image) -> bool:
     numbers = [literal(size) for size in view.sizes]
     if image.channels == 1:
         return False
-    if len(numbers) > 1 and _merges_samples(flow, view):
+    if _merges_samples(flow, view):
         return True
     if len(numbers) == 1 or numbers in ([-1, 1], [1, -1]):
         return image.channels is not None
-    if len(numbers) == 3 or 1 in numbers:
+    if len(numbers) > 2:
         return False
     if numbers[1] == -1:
         return _counts_samples(flow, view.sizes[0], view.receiver)
@@ -406,7 +522,7 @@ def _merges_samples(flow: Flow, view: View) -> bool:
     if [dimension_read(flow, size, view.receiver) for size in others] == [2, 3]:
         return True
     factors = _factors(first)
-    return len(factors) == 2 and {dimension_read(flow, one, view.receiver) for one in factors} == {0, 1}
+    return {dimension_read(flow, one, view.receiver) for one in factors} == {0, 1}
 
 
 def _counts_samples(flow: Flow, size: cst.BaseExpression, tensor: cst.BaseExpression) -> bool:
@@ -440,14 +556,8 @@ def _is_only_use(flow: Flow, receiver: cst.BaseExpression) -> bool:
     """Whether nothing but the view (and questions for the shape) reads what an operator has made anew."""
     import libcst as cst
 
-    if isinstance(receiver, cst.Call):
-        return _is_made_anew(flow, receiver)
     made_by = flow.made_by(receiver)
-    if (
-        not isinstance(receiver, cst.Name)
-        or not isinstance(made_by, cst.Call)
-        or not _is_made_anew(flow, made_by)
-    ):
+    if not isinstance(made_by, cst.Call) or not _is_made_anew(flow, made_by):
         return False
     others = (load for load in flow.loads(receiver) if load is not receiver)
     return all(_asks_for_shape(flow, load) for load in others)
@@ -455,9 +565,7 @@ def _is_only_use(flow: Flow, receiver: cst.BaseExpression) -> bool:
 
 def _is_made_anew(flow: Flow, call: cst.Call) -> bool:
     operators = [one for way in _operators(flow, call) for one in way[-1:]]
-    return bool(operators) and all(
-        name in _CONVOLUTIONS or name in ("max_pool2d", "batch_norm") for name, _ in operators
-    )
+    return all(name in _CONVOLUTIONS or name in ("max_pool2d", "batch_norm") for name, _ in operators)
 
 
 def _asks_for_shape(flow: Flow, node: cst.BaseExpression) -> bool:
@@ -486,8 +594,7 @@ def _image(flow: Flow, node: cst.BaseExpression, depth: int = 0) -> Image | None
         return None
     if isinstance(node, cst.Name):
         made_by = flow.made_by(node)
-        is_computed = isinstance(made_by, (cst.Call, cst.BinaryOperation))
-        return _image(flow, made_by, depth + 1) if is_computed else None  # type: ignore[arg-type]
+        return _image(flow, made_by, depth + 1) if isinstance(made_by, cst.BaseExpression) else None
     if isinstance(node, cst.BinaryOperation):
         return _image_of_sum(flow, node, depth)
     if not isinstance(node, cst.Call):
@@ -501,14 +608,14 @@ def _image(flow: Flow, node: cst.BaseExpression, depth: int = 0) -> Image | None
 
 
 def _keeps_one_channel(flow: Flow, call: cst.Call) -> bool:
-    """``x.mean(1, keepdim=True)``, ``torch.sum(x, dim=1, keepdim=True)``."""
+    """``x.mean(1, keepdim=True)``, ``torch.sum(x, dim=1, keepdim=True)``, ``x.sum(1)``."""
     from ._chains import unbound
     from ._views import literal
 
     _, method, arguments = unbound(flow, call)
     named = {one.keyword.value: one.value for one in arguments if one.keyword is not None}
-    dim = named.get("dim", arguments[0].value if arguments and arguments[0].keyword is None else None)
-    return method in _REDUCING and "keepdim" in named and dim is not None and literal(dim) in (1, -3)
+    dim = named.get("dim", arguments[0].value if arguments else None)
+    return method in _REDUCING and dim is not None and literal(dim) in (1, -3)
 
 
 def _image_of_sum(flow: Flow, node: cst.BinaryOperation, depth: int) -> Image | None:
@@ -527,10 +634,8 @@ def _argument(flow: Flow, call: cst.Call) -> cst.BaseExpression | None:
     """The tensor that ``call`` works on."""
     from ._chains import unbound
 
-    if call in flow.callees:
-        return call.args[0].value if call.args and not call.args[0].star else None
-    if flow.origin(call.func).startswith("torch.nn.functional."):
-        return call.args[0].value if call.args and not call.args[0].star else None
+    if call in flow.callees or flow.origin(call.func).startswith("torch.nn.functional."):
+        return call.args[0].value if call.args else None
     return unbound(flow, call)[0]
 
 
@@ -544,8 +649,8 @@ def _operators(flow: Flow, call: cst.Call) -> list[list[Step]]:
     module, _, name = flow.origin(call.func).rpartition(".")
     if module in _COMPUTING_MODULES:
         return [[(name, _as_made(call, name))]]
-    receiver, method, arguments = unbound(flow, call)
-    if receiver is None or memory_format_argument(arguments, method) is not None:
+    _, method, arguments = unbound(flow, call)
+    if memory_format_argument(arguments, method) is not None:
         return []
     return [[(method, None)]]
 
@@ -556,8 +661,6 @@ def _as_made(call: cst.Call, name: str) -> Made | None:
 
     from ._views import literal
 
-    if name not in _ADAPTIVE and name != "max_pool2d":
-        return Made(name)
     named = [arg.value for arg in call.args if arg.keyword is not None and arg.keyword.value == "kernel_size"]
     sizes = named or [argument.value for argument in call.args[1:2]]
     return Made(name, (literal(sizes[0]),) if sizes else ())
@@ -581,7 +684,7 @@ def _after(steps: Iterable[Step], image: Image | None) -> Image | None:
 
 
 def _after_one(name: str, made: Made | None, image: Image | None) -> Image | None:
-    if name in _CONVOLUTIONS:
+    if name in _CONVOLUTIONS and made is not None:
         return _after_convolution(made, image)
     if name in _ADAPTIVE:
         is_large = _is_larger_than_one(made)
@@ -601,16 +704,14 @@ def _after_pool(made: Made | None, image: Image | None) -> Image:
     return Image(image.channels if image is not None else None, is_wide)
 
 
-def _after_convolution(made: Made | None, image: Image | None) -> Image:
+def _after_convolution(made: Made, image: Image | None) -> Image:
     """A kernel of several pixels works on images and leaves some; one as large as its input leaves a single pixel."""
-    if made is None or "." not in made.origin:
-        return Image(None, image is not None and image.is_wide)
     channels = made.argument(0 if "Lazy" in made.origin else 1, "out_channels")
     kernel = made.argument(1 if "Lazy" in made.origin else 2, "kernel_size")
     padding = dict(made.keywords).get("padding", made.arguments[4] if len(made.arguments) > 4 else 0)
-    if _is_more(kernel, _LARGEST_WITHIN_IMAGES) and padding in (0, (0, 0)):
-        return Image(channels if isinstance(channels, int) else None, is_wide=False)
     is_wide = _is_more(kernel, 1) or (image is not None and image.is_wide)
+    if _is_more(kernel, _LARGEST_WITHIN_IMAGES) and padding in (0, (0, 0)):
+        is_wide = False
     return Image(channels if isinstance(channels, int) else None, is_wide)
 
 

@@ -106,6 +106,8 @@ class SafetensorsNoncontiguous(Rule):
         f"{_HEAD}def f(model, p):\n    save_file({{k: fixed(v) {_OF_ITEMS}, p)\n",
         f"{_HEAD}def f(model, p):\n    save_file({{k: v.flatten() {_OF_ITEMS}, p)\n",
         f"{_HEAD}def f(model, p):\n    save_file({{'sum': k {_OF_ITEMS}, p)\n",
+        f"{_HEAD}def f(model, p):\n    save_file({{k: fixed(model, k) for k in model.state_dict().keys()}}, p)\n",
+        f"{_HEAD}def f(model, p):\n    state = model.state_dict()\n    save_file(without_copies(state), p)\n",
         f"{_HEAD}def f(model, p):\n    save_file(other, model.state_dict())\n",
         f"{_HEAD}def f(model, p):\n    torch.save(model.state_dict(), p)\n",
         f"{_HEAD}def f(model, p):\n    store.save_file(model.state_dict(), p)\n",
@@ -132,7 +134,7 @@ class SafetensorsNoncontiguous(Rule):
         ),
         Invalid(
             f"{_HEAD}def f(model, p):\n    save_file({{k: (v.cpu()) {_OF_ITEMS}, p)\n",
-            fixed=f"{_HEAD}def f(model, p):\n    save_file({{k: (v.cpu()) {_OF_ITEMS}, p)\n",
+            fixed=f"{_HEAD}def f(model, p):\n    save_file({{k: (v.cpu().contiguous()) {_OF_ITEMS}, p)\n",
         ),
         Invalid(
             f"{_HEAD}def f(p):\n    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))\n    {_CONVERTED}\n"
@@ -155,7 +157,7 @@ class SafetensorsNoncontiguous(Rule):
             "        state = model.state_dict()\n    safetensors.torch.save_file(state, p)\n"
         ),
         Invalid(
-            "from safetensors import torch as st\ndef f(self, p):\n    st.save_file(tensors=self.model.state_dict(), filename=p)\n"
+            "from safetensors import torch as st\ndef f(self, p):\n    st.save_file(filename=p, tensors=self.model.state_dict())\n"
         ),
         Invalid(
             f"{_HEAD}def f(model, p):\n    save_file({{'m.' + k: v {_OF_ITEMS}, p)\n",
@@ -178,6 +180,16 @@ class SafetensorsNoncontiguous(Rule):
         Invalid(f"{_HEAD}def f(model, p):\n    {_CONVERTED}\n    save_file(model.state_dict(), p)\n"),
         Invalid(
             f"{_HEAD}def f(p):\n    model = Net()\n    {_CONVERTED}\n    save_file(model.state_dict(), p)\n"
+        ),
+        Invalid(
+            f"{_HEAD}def f(name, p):\n    model = MODELS[name]()\n    state = model.state_dict()\n    del state._metadata\n"
+            "    hook(p)(state)\n    save_file(state, p)\n"
+        ),
+        Invalid(
+            f"{_HEAD}class T:\n    def __init__(self):\n        self.model = UNet()\n    def f(self, x, p):\n"
+            f"        self.{_CONVERTED}\n        save_file((self.model.state_dict() or x), p)\n",
+            fixed=f"{_HEAD}class T:\n    def __init__(self):\n        self.model = UNet()\n    def f(self, x, p):\n"
+            f"        self.{_CONVERTED}\n        save_file((self.model.state_dict() or x), p)\n",
         ),
         Invalid(f"{_HEAD}def f(t, p):\n    model = t.get_model()\n    save_file(model.state_dict(), p)\n"),
         Invalid(f"{_HEAD}def f(t, p):\n    model = unwrap(t.model)\n    save_file(model.state_dict(), p)\n"),
@@ -298,13 +310,13 @@ def _copies(flow: Flow, use: cst.BaseExpression) -> list[cst.BaseExpression]:
         return []
     if isinstance(parent, cst.Arg):
         return [call] if flow.origin(call.func) in ("dict", "collections.OrderedDict") else []
-    if not isinstance(parent, cst.Attribute) or call.func is not parent:
+    if not isinstance(parent, cst.Attribute):
         return []
     if parent.attr.value == "copy":
         return [call]
     loop = flow.parent(call)
     comprehension = flow.parent(loop) if isinstance(loop, cst.CompFor) else None
-    if parent.attr.value != "items" or not isinstance(comprehension, cst.DictComp):
+    if not isinstance(comprehension, cst.DictComp):
         return []
     is_other = _WITHOUT_CONVOLUTIONS.search(flow.positions.one_line(comprehension))
     return [comprehension] if _keeps_layout(comprehension) and not is_other else []
@@ -321,9 +333,7 @@ def _keeps_layout(comprehension: cst.DictComp) -> bool:
         and value.func.attr.value in ("cpu", "detach", "clone", "to", "half", "float", "bfloat16")
     ):
         value = value.func.value
-    if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
-        return False
-    return value.deep_equals(target.elements[1].value)
+    return isinstance(target, cst.Tuple) and value.deep_equals(target.elements[-1].value)
 
 
 def _may_be_channels_last(flow: Flow, model: cst.BaseExpression, saved: cst.Call) -> bool:
@@ -374,11 +384,9 @@ def _fix(flow: Flow, state: cst.BaseExpression) -> Fix | None:
 
     positions = flow.positions
     if isinstance(state, cst.DictComp):
-        if not isinstance(state.value, (cst.Name, cst.Call)) or state.value.lpar:
-            return None
         _, end = positions.span(state.value)
         edits: tuple[Edit, ...] = (positions.edit(end, end, ".contiguous()"),)
-    elif isinstance(state, (cst.Name, cst.Attribute, cst.Call)) and not state.lpar:
+    elif isinstance(state, (cst.Name, cst.Attribute, cst.Subscript, cst.Call)):
         start, end = positions.span(state)
         edits = (
             positions.edit(start, start, "{k: v.contiguous() for k, v in "),

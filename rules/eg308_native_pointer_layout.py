@@ -127,6 +127,14 @@ class NativePointerLayout(Rule):
         "def f(x):\n    lib.run(x.data_ptr(), x.shape, x.stride(0))\n",
         "def f(x):\n    lib.run(x.data_ptr(), x.numel())\n",
         "def f(x, y):\n    lib.run(x.data_ptr(), y.shape)\n",
+        (
+            "def f(x, y):\n    note(x.shape)\n    n, c, h, w = y.shape\n"
+            "    lib.run(x.data_ptr(), y.shape, y.mean(1).shape, n, c, h)\n"
+        ),
+        (
+            "def f(self, d, x):\n    self.x = x.half()\n    d.set_tensor_address('x', self.x.data_ptr())\n"
+            "    log.debug(x.data_ptr())\n"
+        ),
         "def f(x):\n    x = g(x)\n    lib.run(x.data_ptr(), x.shape)\n",
         "import torch\ndef f(x):\n    x = x.to(memory_format=torch.channels_last)\n    lib.run(x.data_ptr(), x.shape)\n",
         "def f(x):\n    assert x.dim() == 3\n    lib.run(x.data_ptr(), x.shape)\n",
@@ -165,6 +173,13 @@ class NativePointerLayout(Rule):
         Invalid(
             "def f(lib, x, n):\n    while n():\n        x = x.half()\n        lib.run(x.data_ptr(), x.shape)\n"
         ),
+        Invalid("def f(self, x, n):\n    self.kernels[n](x.data_ptr(), x.shape)\n"),
+        Invalid("def f(lib, x):\n    lib.run(x.data_ptr(), x.size())\n"),
+        Invalid(
+            "def f(lib, x, y):\n    assert x.is_contiguous()\n    lib.run(x.data_ptr(), x.shape, y.data_ptr(), y.shape)\n",
+            message="`y`",
+        ),
+        Invalid("def f(ctx, xs):\n    for x in xs:\n        ctx.set_tensor_address(x.name, x.data_ptr())\n"),
         Invalid("def f(ctx, x, y):\n    at = [x.data_ptr(), y]\n    ctx.execute_v2(at)\n"),
         Invalid("def f(io, x):\n    io.bind_input('x', shape=tuple(x.shape), buffer_ptr=x.data_ptr())\n"),
         Invalid("def f(self, x):\n    self.binding_addrs['images'] = int(x.data_ptr())\n    self.run()\n"),
@@ -419,9 +434,8 @@ def _fix(flow: Flow, call: cst.Call, name: str) -> Fix | None:
         if isinstance(ancestor, cst.SimpleStatementLine):
             start, _ = flow.positions.span(ancestor.body[0])
             text = flow.positions.source.text
-            newline = re.search(r"\r\n?|\n", text)
-            indent = re.split(r"[\r\n]", text[:start])[-1]
-            added = f"{name} = {name}.contiguous(){newline[0] if newline else ''}{indent}"
+            *_, newline, indent = re.split(r"(\r\n?|\n)", text[:start])
+            added = f"{name} = {name}.contiguous(){newline}{indent}"
             message = f"Make `{name}` contiguous first; that copies it if it is not, and writes would go to the copy"
             return Fix(message, False, (flow.positions.edit(start, start, added),))
     return None

@@ -35,6 +35,7 @@ class Invalid(msgspec.Struct, frozen=True):
     fixed: str | None = None
     message: str | None = None
     help: str | None = None
+    safe: bool | None = None
 
 
 class Claim(enum.Enum):

@@ -55,6 +55,8 @@ def test_invalid(rule: type[Rule], case: Invalid) -> None:
         assert any(case.message in finding.message for finding in findings)
     if case.help is not None:
         assert any(case.help in (finding.help or "") for finding in findings)
+    if case.safe is not None:
+        assert {finding.fix.safe for finding in findings if finding.fix is not None} == {case.safe}
     fixed, _ = apply_fixes(case.source, findings, unsafe=True)
     if case.fixed is not None:
         assert fixed == case.fixed
