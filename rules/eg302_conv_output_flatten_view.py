@@ -110,6 +110,29 @@ _NET = (
     "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\nclass N(nn.Module):\n"
     "    def __init__(self, k=3):\n        self.c = nn.Conv2d(3, 8, 3)\n"
 )
+_SIZED = _NET + "    def forward(self, x, y):\n        x = self.c(x)\n        {}\n"
+# Sizes that are those of the image itself, and of something else.
+_OWN_SIZES = (
+    "return x.view(-1, x.size(2), x.size(3))",
+    "return x.view(-1, x.shape[2], x.shape[3])",
+    "h = x.size(2)\n        w = x.size(3)\n        return x.view(-1, h, w)",
+    "b, c, h, w = x.shape\n        return x.view(-1, h, w)",
+    "(b, c, h, w) = x.size()\n        return x.view(-1, h, w)",
+)
+_OTHER_SIZES = (
+    "return x.view(-1, y.size(2), y.size(3))",
+    "return x.view(-1, y.shape[2], y.shape[3])",
+    "return x.view(-1, x.stride(2), x.stride(3))",
+    "return x.view(-1, x.names[2], x.names[3])",
+    "return x.view(-1, x.shape[0:2], x.shape[3])",
+    "h = y.size(2)\n        w = y.shape[3]\n        return x.view(-1, h, w)",
+    "b, c, h, w = y.shape\n        return x.view(-1, h, w)",
+    "b, c, h, w = x.names\n        return x.view(-1, h, w)",
+    "b, c, h, w = x.stride()\n        return x.view(-1, h, w)",
+    "for b, c, h, w in x.shape:\n            y = x.view(-1, h, w)\n        return y",
+    "x.h, x.w = 2, 3\n        return x.view(-1, x.h, x.w)",
+    "return x.view()",
+)
 
 
 class ConvOutputFlattenView(Rule):
@@ -123,6 +146,7 @@ class ConvOutputFlattenView(Rule):
     only_with_channels_last = True
 
     valid = (
+        *(_SIZED.replace("{}", use) for use in _OTHER_SIZES),
         _NET
         + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        return x.view(b * c, 1, 1, h, w)\n",
         "import torch\nimport torch.nn.functional as F\ndef f(w, x, b, size):\n    m = torch.sum(w * x, dim=1, keepdim=True)\n"
@@ -231,6 +255,7 @@ class ConvOutputFlattenView(Rule):
         "        except RuntimeError:\n            return None\n",
     )
     invalid = (
+        *(Invalid(_SIZED.replace("{}", use)) for use in _OWN_SIZES),
         Invalid(
             _NET
             + "    def forward(self, x):\n        x = self.c(x)\n        b, c, h, w = x.shape\n        return x.view(b * c, 1, h, w)\n"
