@@ -102,11 +102,7 @@ def _dotted(node: ast.expr) -> str | None:
 
 
 def _distinct(made: tuple[Made, ...]) -> tuple[Made, ...]:
-    found: list[Made] = []
-    for one in made:
-        if one not in found:
-            found.append(one)
-    return tuple(found)
+    return tuple(dict.fromkeys(made))
 
 
 class Classes:
@@ -149,7 +145,7 @@ class Classes:
             )
             if not made and depth:
                 bases = self._names.classes.get(self._spans[start][1], ())
-                starts = [at for at, (_, known) in self._spans.items() if known in bases and at != start]
+                starts = [at for at, (_, known) in self._spans.items() if known in bases]
                 made = _distinct(tuple(m for at in starts for m in self._attribute(at, name, depth - 1)))
             self._known[key] = made
         return self._known[key]

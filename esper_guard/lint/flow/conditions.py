@@ -8,6 +8,7 @@ import libcst as cst
 
 from esper_guard.lint.flow.dotted import dotted
 from esper_guard.lint.flow.evidence import from_type
+from esper_guard.lint.flow.formats import format_named_by
 from esper_guard.lint.flow.values import (
     ALL_RANKS,
     NOTHING,
@@ -54,12 +55,8 @@ def either(left: Condition | None, right: Condition | None) -> Condition | None:
 def memory_format_of(call: cst.Call, names: Names) -> str:
     """The memory format a call names: ``contiguous_format`` if none, ``?`` if it can't be told."""
     for arg in call.args:
-        if arg.star:
-            return "?"
-        if (arg.keyword is not None and arg.keyword.value == "memory_format") or arg.keyword is None:
-            written = dotted(arg.value)
-            origin = names.resolve(written) if written else ""
-            return origin[len("torch.") :] if origin.startswith("torch.") else "?"
+        if arg.keyword is None or arg.keyword.value == "memory_format":
+            return format_named_by(arg.value, names)
     return "contiguous_format"
 
 
@@ -96,7 +93,7 @@ def _contiguity(value: Value, memory_format: str) -> Condition:
     )
 
 
-def _isinstance(value: Value, types: cst.BaseExpression, names: Names) -> Condition | None:
+def _isinstance(value: Value, types: cst.BaseExpression, names: Names) -> Condition:
     members = [e.value for e in types.elements] if isinstance(types, (cst.Tuple, cst.List)) else [types]
     known = []
     for member in members:
@@ -109,7 +106,7 @@ def _isinstance(value: Value, types: cst.BaseExpression, names: Names) -> Condit
     if set(kinds) == {Kind.OTHER, Kind.MODULE}:
         if_true = Facts(Kind.OTHER)
     if_false = Facts(Kind.OTHER) if _names_tensor(members, names) else NOTHING
-    return Atom(value, if_true, if_false) if if_true != NOTHING or if_false != NOTHING else None
+    return Atom(value, if_true, if_false)
 
 
 def _names_tensor(members: list[cst.BaseExpression], names: Names) -> bool:

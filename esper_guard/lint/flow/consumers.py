@@ -53,7 +53,7 @@ def consumers(flow: Flow, node: cst.BaseExpression) -> Iterator[Consumer]:
 
 def _consumer(flow: Flow, use: cst.BaseExpression) -> Consumer:
     parent = flow.parent(use)
-    if isinstance(parent, cst.Attribute) and parent.value is use:
+    if isinstance(parent, cst.Attribute):
         return _attribute(flow, use, parent)
     if isinstance(parent, cst.Arg):
         call = flow.parent(parent)
@@ -90,7 +90,7 @@ def _attribute(flow: Flow, use: cst.BaseExpression, attribute: cst.Attribute) ->
     if name in _METADATA:
         return Consumer(How.METADATA, use)
     call = flow.parent(attribute)
-    if isinstance(call, cst.Call) and call.func is attribute:
+    if isinstance(call, cst.Call):
         return Consumer(How.OPERATOR, call, frozenset((name,)), call)
     return Consumer(How.UNKNOWN, use)
 
@@ -111,7 +111,7 @@ def _argument(flow: Flow, use: cst.BaseExpression, arg: cst.Arg, call: cst.Call)
     if module == "" and name in ("len", "print", "isinstance", "type", "repr", "str"):
         return Consumer(How.METADATA, use)
     method = call.func if isinstance(call.func, cst.Attribute) else None
-    if method is not None and not module and flow.facts(method.value).kind is Kind.TENSOR:
+    if method is not None and flow.facts(method.value).kind is Kind.TENSOR:
         return Consumer(How.OPERATOR, call, frozenset((method.attr.value,)), call)
     return Consumer(How.UNKNOWN, call)
 

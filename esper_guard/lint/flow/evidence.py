@@ -110,7 +110,7 @@ def _jaxtyping_ranks(shape: cst.BaseExpression) -> int:
 def _union(members: tuple[Facts, ...]) -> Facts:
     """A union is a tensor if all but None are; it is no tensor if none of its members is one."""
     kinds = {member.kind for member in members}
-    if kinds == {Kind.TENSOR, Kind.OTHER} and sum(m.kind is Kind.OTHER for m in members) == 1:
+    if kinds == {Kind.TENSOR, Kind.OTHER}:
         others = [m for m in members if m.kind is Kind.OTHER]
         return TENSOR if others == [OTHER._replace(ranks=0)] else NOTHING
     if len(kinds) == 1:
@@ -142,27 +142,23 @@ def _is_module_class(origin: str) -> bool:
 
 def from_made(made: frozenset[Made], names: Names) -> Facts:
     """What is known of something that one of these calls made: a module, if all of them make one."""
-    if not made:
-        return NOTHING
     kinds = {_kind_made(one.origin, names) for one in made}
     return Facts(kinds.pop() if len(kinds) == 1 else Kind.UNKNOWN, made=made)
 
 
 def _kind_made(origin: str, names: Names) -> Kind:
-    is_module = origin == NONE or _is_module_class(origin)
-    return (
-        Kind.MODULE
-        if is_module
-        else from_type(origin, names).kind
-        if origin in names.classes
-        else Kind.UNKNOWN
-    )
+    if origin == NONE:
+        return Kind.MODULE
+    kind = from_type(origin, names).kind
+    if kind is Kind.OTHER and origin not in names.classes:
+        return Kind.UNKNOWN  # ``self.total = float(0)`` may become something else by ``self.total += loss``
+    return kind
 
 
 def from_modules(made: frozenset[Made], arguments: list[Facts]) -> Facts:
     """What calling a module returns that one of these calls made."""
     ways = list(operators.ways_of(made))
-    if not ways or not arguments or any("?" in way for way in ways):
+    if not ways or not arguments:
         return NOTHING
     if not all(operators.is_known(operator) for way in ways for operator in way):
         return NOTHING
@@ -191,7 +187,7 @@ def _from_local_class(name: str, names: Names, depth: int) -> Facts:
         elif base in _KNOWN_BASES or origin in _KNOWN_BASES:
             kinds.add(Kind.OTHER)
         else:
-            kinds.add(from_type(base, names).kind if base != "None" else Kind.OTHER)
+            kinds.add(from_type(base, names).kind)
     if Kind.MODULE in kinds:
         return MODULE
     return OTHER if kinds <= {Kind.OTHER} else NOTHING
@@ -216,8 +212,6 @@ def _from_function(origin: str, call: cst.Call, names: Names, arguments: list[Fa
             return Facts(Kind.TENSOR, _ranks_of_sizes(call.args))
         if name == "permute":
             return Facts(Kind.TENSOR, _ranks_of_sizes(call.args[1:]))
-        if name in ("movedim", "moveaxis"):
-            return Facts(Kind.TENSOR, arguments[0].ranks if arguments else ALL_RANKS)
         if name == "flatten":
             return Facts(Kind.TENSOR, _flatten_ranks(call.args[1:]))
         if name in TENSOR_FUNCTIONS:
@@ -225,18 +219,10 @@ def _from_function(origin: str, call: cst.Call, names: Names, arguments: list[Fa
             return Facts(Kind.TENSOR, arguments[0].ranks if keeps and arguments else ALL_RANKS)
     if module == "torch.nn.functional" and name in FUNCTIONAL:
         return TENSOR
-    if origin in ("torch.load", "torch.compile", "torch.jit.script"):
-        return NOTHING
     if origin == "einops.rearrange" and len(call.args) > 1:
         kind = arguments[0].kind if arguments[0].kind is Kind.TENSOR else Kind.UNKNOWN
         return Facts(kind, einops_ranks(call.args[1].value, right=True))
-    if module == "numpy" or origin in _PLAIN_TYPES:
-        return OTHER
-    if origin in names.classes or origin.startswith("torch.nn."):
-        return from_type(origin, names)
-    if _TENSOR_TYPES.match(origin):
-        return TENSOR
-    return NOTHING
+    return OTHER if module == "numpy" else from_type(origin, names)
 
 
 def from_method(method: str, call: cst.Call, receiver: Facts, names: Names) -> Facts:
@@ -264,7 +250,7 @@ def _from_method(method: str, call: cst.Call, receiver: Facts) -> Facts:
     if method in _CONVERSIONS and receiver.kind is Kind.BATCH:
         return Facts(Kind.TENSOR if names_memory_format(call) else Kind.BATCH)
     if method in _CONVERSIONS and receiver.kind in (Kind.MODULE, Kind.OTHER):
-        return receiver if receiver.kind is Kind.MODULE else Facts(receiver.kind)
+        return Facts(receiver.kind)
     if method in _PARAMETERS_OF_MODULES:
         return TENSORS
     if method == "generate" and _is_text_generation(call):
@@ -336,7 +322,7 @@ def _flatten_ranks(args: Sequence[cst.Arg]) -> int:
         return rank(1)
     only = args[0]
     starts = only.keyword is None or only.keyword.value == "start_dim"
-    if starts and len(args) == 1 and isinstance(only.value, cst.Integer) and not only.star:
+    if starts and len(args) == 1 and isinstance(only.value, cst.Integer):
         return rank(int(only.value.value) + 1)
     return ALL_RANKS
 

@@ -63,7 +63,7 @@ class Expressions:
         """Literals, containers, f-strings and whatever Python gets next: evaluate what stands in it."""
         for child in _children(node):
             self._part(child, node)
-        if isinstance(node, (cst.List, cst.Tuple)) and node.elements:
+        if isinstance(node, (cst.List, cst.Tuple)):
             kinds = {self.flow.facts(element.value).kind for element in node.elements}
             if kinds == {Kind.TENSOR}:
                 return self.state.fresh(node, evidence.TENSORS)
@@ -114,7 +114,7 @@ class Expressions:
 
     def _own_module(self, place: Place) -> Facts:
         """What the class assigns to ``self.name``, if that is a module."""
-        if len(place) != 2 or place[0] != "self" or not isinstance(place[1], str) or place[1][0] != ".":
+        if len(place) != 2 or place[0] != "self" or not isinstance(place[1], str):
             return NOTHING
         return evidence.from_made(self.flow.attribute(place[1][1:]), self.names)
 
@@ -142,7 +142,7 @@ class Expressions:
         if kinds == {Kind.OTHER}:
             return self.state.fresh(node, evidence.OTHER)
         layout = formats.after_binary(left, right)
-        return self.state.fresh(node, Facts(layout=layout) if layout is not None else NOTHING)
+        return self.state.fresh(node, Facts(layout=layout))
 
     def _unary(self, node: cst.UnaryOperation) -> Value:
         operand = self.evaluate(node.expression, node)
@@ -324,8 +324,7 @@ class Expressions:
         """``module.to(memory_format=...)`` converts the module itself."""
         if method == "to" and self.state.facts_of(module).kind is Kind.MODULE:
             layout = of_format(formats.named_format(method, node.args, self.names))
-            if layout is not None:
-                self.state.refine(module, Facts(layout=layout))
+            self.state.refine(module, Facts(layout=layout))
 
     def _changed_in_place(self, node: cst.Call, tensor: cst.BaseExpression, facts: Facts) -> Value:
         """``x.t_()``, ``x.detach_()``: the place holds something else from here on."""
@@ -490,9 +489,6 @@ class Expressions:
                 else:
                     self.bind_target(element.value, element, evidence.element_of(facts))
             return
-        if isinstance(target, cst.Name):
-            self.bind_name(target.value, self.state.fresh(target, facts))
-            return
         self.bind_value(target, node, self.state.fresh(target, facts, "target"))
 
     def bind_value(self, target: cst.BaseExpression, node: cst.CSTNode, value: Value) -> None:
@@ -578,10 +574,8 @@ class Expressions:
         if_true = join((test, True), [outcome[0] for outcome in outcomes])
         return if_true, join((test, False), [outcome[1] for outcome in outcomes])
 
-    def unpacked_shape(self, targets: cst.BaseExpression, shape: cst.BaseExpression) -> None:
+    def unpacked_shape(self, targets: cst.Tuple | cst.List, shape: cst.BaseExpression) -> None:
         """``b, c, h, w = x.shape`` says that ``x`` has four dimensions."""
-        if not isinstance(targets, (cst.Tuple, cst.List)):
-            return
         if any(isinstance(element, cst.StarredElement) for element in targets.elements):
             return
         node: cst.BaseExpression | None = None

@@ -18,7 +18,7 @@ from esper_guard.lint.flow.layouts import (
     permutation,
     permuted,
 )
-from esper_guard.lint.flow.values import ALL_RANKS, Facts, Kind
+from esper_guard.lint.flow.values import Facts, Kind
 from esper_guard.lint.imports import Names
 from esper_guard.operators import Effect, effect_of
 
@@ -36,9 +36,9 @@ def named_format(method: str, arguments: Sequence[cst.Arg], names: Names) -> str
     """The memory format a call names, without ``torch.``: ``""`` for none, ``"?"`` where it can't be told."""
     if any(argument.star == "**" for argument in arguments):
         return "?"
-    for index, argument in enumerate(arguments):
+    for argument in arguments:
         keyword = argument.keyword.value if argument.keyword is not None else None
-        if keyword == "memory_format" or (method == "contiguous" and index == 0 and keyword is None):
+        if keyword == "memory_format" or method == "contiguous":
             return format_named_by(argument.value, names)
     return "contiguous_format" if method == "contiguous" else ""
 
@@ -85,7 +85,7 @@ def after_modules(ways: Sequence[Sequence[str]], argument: Facts) -> Layout | No
     for way in ways:
         layout = argument.layout
         for operator in way:
-            layout = MADE if operator in _LAID_OUT_LIKE_THEIR_SHAPE else _after_operator(operator, layout)
+            layout = _after_operator(operator, layout)
         layouts.add(layout)
     return layouts.pop() if len(layouts) == 1 else None
 
@@ -103,9 +103,7 @@ def only_rank(facts: Facts) -> int | None:
     """The rank, where only one is possible, or the layout tells."""
     if facts.layout is not None and facts.layout.order:
         return len(facts.layout.order)
-    ranks = facts.ranks
-    is_one = ranks != ALL_RANKS and ranks & (ranks - 1) == 0 and ranks > 0
-    return ranks.bit_length() - 1 if is_one else None
+    return facts.ranks.bit_length() - 1 if facts.ranks & (facts.ranks - 1) == 0 else None
 
 
 def _after_operator(name: str, layout: Layout | None) -> Layout | None:

@@ -68,8 +68,8 @@ def permutation(method: str, arguments: Sequence[cst.Arg], rank: int | None) -> 
 
     None where the arguments are not literal, or name no permutation. ``rank`` may be missing for ``permute`` only.
     """
-    numbers = [_integers(argument) for argument in arguments if not argument.star]
-    if len(numbers) != len(arguments) or any(one is None for one in numbers):
+    numbers = [None if argument.star else _integers(argument) for argument in arguments]
+    if any(one is None for one in numbers):
         return None
     given = [one for one in numbers if one is not None]
     if method == "permute":
@@ -77,8 +77,8 @@ def permutation(method: str, arguments: Sequence[cst.Arg], rank: int | None) -> 
         return _checked(dims, len(dims))
     if rank is None or len(given) != 2 or len(given[0]) != len(given[1]):
         return None
-    sources = _checked_some(given[0], rank)
-    targets = _checked_some(given[1], rank)
+    sources = _checked(given[0], rank)
+    targets = _checked(given[1], rank)
     if sources is None or targets is None:
         return None
     if method in ("movedim", "moveaxis"):
@@ -99,7 +99,7 @@ def einops_permutation(pattern: cst.BaseExpression) -> tuple[int, ...] | None:
         return None
     left, right = text.split("->")
     before, after = re.sub(r"[()]", " ", left).split(), right.split()
-    if "(" in right or len(set(before)) != len(before) or sorted(before) != sorted(after):
+    if sorted(before) != sorted(after):
         return None
     return tuple(before.index(name) for name in after)
 
@@ -121,11 +121,6 @@ def _integer(node: cst.BaseExpression) -> int | None:
 
 
 def _checked(dims: tuple[int, ...], rank: int) -> tuple[int, ...] | None:
-    positive = _checked_some(dims, rank)
-    return positive if positive is not None and len(positive) == rank else None
-
-
-def _checked_some(dims: tuple[int, ...], rank: int) -> tuple[int, ...] | None:
     """``dims`` counted from the front; None if one is out of range, or named twice."""
     positive = tuple(dim + rank if dim < 0 else dim for dim in dims)
     is_valid = len(set(positive)) == len(positive) and all(0 <= dim < rank for dim in positive)

@@ -29,7 +29,7 @@ RESIZES = frozenset("interpolate upsample pixel_shuffle pixel_unshuffle".split()
 NORMS = frozenset("batch_norm group_norm".split())
 _RANKED = CONVOLUTIONS | POOLS
 IMAGES = frozenset(name for name in _RANKED if name.endswith("2d"))
-VOLUMES = frozenset(name for name in _RANKED if name.endswith("3d"))
+VOLUMES = _RANKED - IMAGES
 BY_NAME = "convolution"  # of a class or function that is not torch's, going by its name
 _CHILDREN_IN_ORDER = "torch.nn.Sequential"
 _MAX_WAYS = 16
@@ -84,7 +84,7 @@ def operator_of_class(origin: str) -> str:
 
 def is_known(operator: str) -> bool:
     """Whether anything is known of what the operator does to a layout."""
-    return operator in ELEMENTWISE or operator == "linear" or effect_of(operator) is not None
+    return operator in ELEMENTWISE or effect_of(operator) is not None
 
 
 def ranks_after(operator: str, ranks: int) -> int:

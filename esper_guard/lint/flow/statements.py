@@ -174,8 +174,7 @@ class Statements(Expressions):
     def _if(self, node: cst.If) -> None:
         if_true, if_false = self.branch(node.test, node)
         self.current = if_true
-        if if_true is not None:
-            self.block(node.body, node)
+        self.block(node.body, node)
         end = self.current
         self.current = if_false
         if if_false is not None and node.orelse is not None:
@@ -215,8 +214,7 @@ class Statements(Expressions):
             self.current = head.copy()
             self._loops.append(_Loop())
             left = enter()
-            if self.current is not None:
-                self.block(node.body, node)
+            self.block(node.body, node)
             loop = self._loops.pop()
             again = join((node, "again"), (*loop.continues, self.current))
             following = join((node, "head"), (before, again))
@@ -224,7 +222,7 @@ class Statements(Expressions):
                 break
             head = following
         self.current = left
-        if node.orelse is not None and self.current is not None:
+        if node.orelse is not None:
             self.flow.parents[node.orelse] = node
             self.block(node.orelse.body, node.orelse)
         self.current = join((node, "end"), (*loop.breaks, self.current))
@@ -241,7 +239,7 @@ class Statements(Expressions):
         self._may_raise()
         self.block(node.body, node)
         self._raising.pop()
-        if self.current is not None and node.orelse is not None:
+        if node.orelse is not None:
             self.flow.parents[node.orelse] = node
             self.block(node.orelse.body, node.orelse)
         ends = [self.current]
@@ -279,7 +277,7 @@ class Statements(Expressions):
             self.current = raised.copy()
             self.block(node.body, node)
         self.current = normal
-        if leaving and normal is not None:
+        if leaving:
             self.block(node.body, node)
 
     def _with(self, node: cst.With) -> None:
@@ -313,7 +311,7 @@ class Statements(Expressions):
             self.flow.parents[case] = node
             unmatched: State | None = self.state.copy()
             singleton = case.pattern.pattern if isinstance(case.pattern, cst.MatchAs) else case.pattern
-            if condition is not None and isinstance(singleton, cst.MatchSingleton):
+            if isinstance(singleton, cst.MatchSingleton):
                 outcome = singleton.value.value == "True"
                 unmatched = assume(self.state, condition, not outcome).copy()
                 self.current = assume(self.state, condition, outcome).copy()
@@ -331,8 +329,7 @@ class Statements(Expressions):
             if case.guard is not None:
                 self.current, refused = self.branch(case.guard, case)
                 unmatched = join((case, "refused"), (unmatched, refused))
-            if self.current is not None:
-                self.block(case.body, case)
+            self.block(case.body, case)
             ends.append(self.current)
             self.current = unmatched
         self.current = join(node, (*ends, self.current))
