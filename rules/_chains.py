@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import libcst as cst
 
 if TYPE_CHECKING:
     from esper_guard.lint.finding import Edit
     from esper_guard.lint.flow import Flow
+
+_T = TypeVar("_T")
 
 
 class Copy(NamedTuple):
@@ -64,6 +67,25 @@ def method_called_on(flow: Flow, node: cst.BaseExpression) -> tuple[str, cst.Cal
         if receiver is node:
             return method, call
     return None
+
+
+def verdicts(
+    flow: Flow, node: cst.BaseExpression, judge: Callable[[cst.BaseExpression], _T | list[cst.BaseExpression]]
+) -> Iterator[_T]:
+    """What ``judge`` says of each use of the value of ``node``, and of the expressions that it says hold it further on."""
+    seen: set[cst.CSTNode] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for use in flow.uses(one):
+            verdict = judge(use)
+            if isinstance(verdict, list):
+                waiting += verdict
+            else:
+                yield verdict
 
 
 def attribute_read(flow: Flow, node: cst.BaseExpression) -> cst.Attribute | None:

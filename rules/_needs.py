@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
 from esper_guard.lint.flow.dotted import dotted
+
+from ._chains import verdicts
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
@@ -41,19 +44,7 @@ _EXPORTING = re.compile(
 
 def needs_contiguous(flow: Flow, node: cst.BaseExpression) -> bool:
     """Whether the value of ``node`` ends where its layout matters: files, pointers, arrays, ``view``, native code."""
-    seen: set[cst.CSTNode] = set()
-    waiting: list[cst.BaseExpression] = [node]
-    while waiting:
-        one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        for use in flow.uses(one):
-            verdict = _consumer(flow, use)
-            if verdict is True:
-                return True
-            waiting += verdict or []
-    return False
+    return any(verdicts(flow, node, partial(_consumer, flow)))
 
 
 def _consumer(flow: Flow, use: cst.BaseExpression) -> bool | list[cst.BaseExpression]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import enum
-import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import libcst as cst
 
+from ._chains import verdicts
 from ._triggers import MOST_SIZES
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from esper_guard.lint.outline import Outline
     from esper_guard.lint.rule import Fix
 
-_EXPECTED = re.compile(r"raises|assert", re.IGNORECASE)
 _READS = frozenset(
     """
     abs add all any argmax argmin bmm clamp clone cos cpu cumsum div dot eq exp float half item log log_softmax matmul
@@ -173,22 +173,6 @@ def _same_value(flow: Flow, one: cst.BaseExpression, other: cst.BaseExpression) 
     return value is not None and value is flow.latest.get(other)
 
 
-def is_expected_to_raise(flow: Flow, node: cst.CSTNode) -> bool:
-    """Whether ``node`` runs in ``try``, under ``pytest.raises(...)``, or in what is given to ``assertRaises``."""
-    child = node
-    for ancestor in flow.ancestors(node):
-        if isinstance(ancestor, (cst.Try, cst.TryStar)) and child is ancestor.body and ancestor.handlers:
-            return True
-        if isinstance(ancestor, cst.With) and any(
-            _EXPECTED.search(flow.positions.one_line(item.item)) for item in ancestor.items
-        ):
-            return True
-        if isinstance(ancestor, cst.Call) and _EXPECTED.search(flow.positions.one_line(ancestor.func)):
-            return isinstance(child, cst.Arg) and isinstance(child.value, cst.Lambda)
-        child = ancestor
-    return False
-
-
 def is_tested_contiguous(flow: Flow, tensor: cst.BaseExpression) -> bool:
     """Whether ``tensor`` lies in the order of its shape, by a test that holds here."""
     from esper_guard.lint.flow import ContiguityTest
@@ -221,20 +205,7 @@ class _Fate(enum.Enum):
 
 def _fate(flow: Flow, node: cst.BaseExpression) -> _Fate:
     """What happens to the memory of ``node``."""
-    seen: set[cst.CSTNode] = set()
-    waiting: list[cst.BaseExpression] = [node]
-    fates: set[_Fate] = set()
-    while waiting:
-        one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        for use in flow.uses(one):
-            fate = _use(flow, use)
-            if isinstance(fate, _Fate):
-                fates.add(fate)
-            else:
-                waiting += fate
+    fates = set(verdicts(flow, node, partial(_use, flow)))
     return next((fate for fate in (_Fate.WRITTEN, _Fate.UNKNOWN) if fate in fates), _Fate.READ)
 
 

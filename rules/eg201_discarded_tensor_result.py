@@ -87,7 +87,7 @@ _KEYWORDS = frozenset(
 _STARTS_A_DEVICE = frozenset(("cuda", "to", "xpu"))
 # Context managers under which a call is made to see it fail or to be recorded.
 _ON_PURPOSE = re.compile(
-    r"raises|assert|warns|profil|trace|tracing|record|capture|count|flop|timer|timeit|fails|benchmark|Mode\b",
+    r"raises|assert|warns|profil|trace|tracing|record|capture|count|flop|timer|timeit|fails|benchmark|(?<!inference_)Mode\b",
     re.IGNORECASE,
 )
 
@@ -272,23 +272,12 @@ def _is_on_purpose(flow: Flow, statement: cst.Expr, receiver: cst.BaseExpression
     """Where a call is made to see it fail, to be recorded, or to start a device."""
     import libcst as cst
 
-    if method in _STARTS_A_DEVICE and isinstance(receiver, cst.Call) and flow.origin(receiver.func):
-        return True
-    child: cst.CSTNode = statement
-    for ancestor in flow.ancestors(statement):
-        if isinstance(ancestor, (cst.Try, cst.TryStar)) and child is ancestor.body and ancestor.handlers:
-            return True
-        if isinstance(ancestor, cst.With):
-            managers = (
-                item.item.func if isinstance(item.item, cst.Call) else item.item for item in ancestor.items
-            )
-            names = (flow.positions.one_line(manager) for manager in managers)
-            if any(_ON_PURPOSE.search(name) and "inference_mode" not in name for name in names):
-                return True
-        if isinstance(ancestor, cst.FunctionDef):
-            break
-        child = ancestor
-    return False
+    from ._context import is_managed
+
+    starts = (
+        method in _STARTS_A_DEVICE and isinstance(receiver, cst.Call) and bool(flow.origin(receiver.func))
+    )
+    return starts or is_managed(flow, statement, _ON_PURPOSE)
 
 
 def _fix(flow: Flow, call: cst.Call, receiver: cst.BaseExpression, method: str) -> Fix | None:

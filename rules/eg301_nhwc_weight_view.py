@@ -365,7 +365,8 @@ class NhwcWeightView(Rule):
         return any(_may_be_parameter(view.receiver, outline) for view in views)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from ._views import as_view, is_expected_to_raise, is_tested_contiguous
+        from ._context import is_expected_to_raise
+        from ._views import as_view, is_tested_contiguous
 
         for call in flow.calls:
             view = as_view(flow, call)

@@ -438,7 +438,8 @@ class ConvOutputFlattenView(Rule):
         )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from ._views import as_view, is_expected_to_raise, is_tested_contiguous
+        from ._context import is_expected_to_raise
+        from ._views import as_view, is_tested_contiguous
 
         for call in flow.calls:
             view = as_view(flow, call)

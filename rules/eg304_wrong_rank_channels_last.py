@@ -210,7 +210,7 @@ class WrongRankChannelsLast(Rule):
         return is_named and any(_may_be_known(call, outline) for call in outline.conversions)
 
     def check(self, flow: Flow) -> Iterator[Finding]:
-        from ._views import is_expected_to_raise
+        from ._context import is_expected_to_raise
 
         for call in flow.calls:
             named = _named_format(flow, call)

@@ -54,6 +54,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from esper_guard.lint.rule import Claim, Edit, Finding, Fix, Invalid, Proof, Rule, Severity
@@ -246,23 +247,20 @@ class SafetensorsNoncontiguous(Rule):
 
 def _saved(flow: Flow, made: cst.Call) -> list[cst.BaseExpression]:
     """Where the state dict, or a copy of it, is given to safetensors; nowhere if something may change its tensors."""
-    found: list[cst.BaseExpression] = []
-    waiting: list[cst.BaseExpression] = [made]
-    seen: set[cst.CSTNode] = set()
-    while waiting:
-        one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        for use in flow.uses(one):
-            saved = _saving_call(flow, use)
-            if saved is not None:
-                found += [] if _WITHOUT_CONVOLUTIONS.search(_said_around(flow, saved, made)) else [use]
-            elif _changes_tensors(flow, use):
-                return []
-            else:
-                waiting += _copies(flow, use)
-    return found
+    from ._chains import verdicts
+
+    found = list(verdicts(flow, made, partial(_fate, flow, made)))
+    return [] if None in found else [use for use in found if use is not None]
+
+
+def _fate(
+    flow: Flow, made: cst.Call, use: cst.BaseExpression
+) -> cst.BaseExpression | list[cst.BaseExpression] | None:
+    """``use`` if it is saved; None if its tensors may change there; else what holds it further on."""
+    saved = _saving_call(flow, use)
+    if saved is not None:
+        return [] if _WITHOUT_CONVOLUTIONS.search(_said_around(flow, saved, made)) else use
+    return None if _changes_tensors(flow, use) else _copies(flow, use)
 
 
 def _saving_call(flow: Flow, use: cst.BaseExpression) -> cst.Call | None:
