@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import libcst as cst
 
 from esper_guard.lint.flow.formats import named_format
+from esper_guard.lint.torch_names import RETURN_THE_MODULE
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
 
 Scope = cst.Module | cst.FunctionDef
 _MOST_PATHS = 64
-_RETURN_THE_MODULE = frozenset(
-    "to cuda cpu xpu eval train half float double bfloat16 type requires_grad_ apply to_empty".split()
-)
 Decisions = frozenset[tuple[str, bool]]
 Ways = set[tuple[Decisions, Any]]  # how each path has decided its tests, and the rule's state on it
 Effect = Callable[[cst.CSTNode, list[cst.Call], Any], Any]
@@ -55,7 +53,7 @@ def _calls_on_module(node: cst.BaseExpression | None) -> Iterator[tuple[cst.Call
     while (
         isinstance(node, cst.Call)
         and isinstance(node.func, cst.Attribute)
-        and node.func.attr.value in _RETURN_THE_MODULE
+        and node.func.attr.value in RETURN_THE_MODULE
     ):
         yield node, node.func.value
         node = node.func.value

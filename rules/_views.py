@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import libcst as cst
 
+from esper_guard.lint.flow.literals import whole_number
+from esper_guard.lint.torch_names import TENSOR_METADATA
+
 from ._chains import verdicts
 from ._triggers import MOST_SIZES
 
@@ -30,7 +33,6 @@ _KEEPS_MEMORY = frozenset(
     chunk detach expand flatten narrow permute reshape select split squeeze t to transpose unflatten unsqueeze view
     """.split()
 )
-_METADATA = frozenset("shape dtype device ndim requires_grad grad_fn is_cuda".split())
 _COMPUTING_MODULES = ("torch", "torch.nn.functional", "torch.linalg")
 _READ_THEIR_ARGUMENTS = frozenset("add add_ copy_ div_ dot matmul mm mul mul_ sub sub_".split())
 _READING_MODULES = frozenset(
@@ -91,7 +93,7 @@ def as_view(flow: Flow, call: cst.Call) -> View | None:
         sizes = [element.value for element in sizes[0].elements if isinstance(element, cst.Element)]
         if len(sizes) != len(arguments[0].value.elements):  # type: ignore[attr-defined]
             return None
-    elif len(sizes) == 1 and literal(sizes[0]) is None and not _counts_elements(sizes[0]):
+    elif len(sizes) == 1 and whole_number(sizes[0]) is None and not _counts_elements(sizes[0]):
         return None  # a shape, or a dtype
     return View(call, receiver, tuple(sizes)) if sizes else None
 
@@ -108,24 +110,11 @@ def _counts_elements(size: cst.BaseExpression) -> bool:
     )
 
 
-def literal(node: cst.BaseExpression) -> int | None:
-    """The whole number that ``node`` is written as, products of numbers (``16 * 5 * 5``) included."""
-    if isinstance(node, cst.Integer):
-        return int(node.evaluated_value)
-    if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
-        number = literal(node.expression)
-        return None if number is None else -number
-    if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.Multiply):
-        left, right = literal(node.left), literal(node.right)
-        return None if left is None or right is None else left * right
-    return None
-
-
 def dimension_read(flow: Flow, size: cst.BaseExpression, tensor: cst.BaseExpression) -> int | None:
     """Which dimension of the value of ``tensor`` is ``size``: ``x.size(1)``, ``x.shape[1]``, or a name for one."""
     if isinstance(size, cst.Call) and isinstance(size.func, cst.Attribute) and len(size.args) == 1:
         is_same = size.func.attr.value == "size" and _same_value(flow, size.func.value, tensor)
-        return literal(size.args[0].value) if is_same else None
+        return whole_number(size.args[0].value) if is_same else None
     if isinstance(size, cst.Subscript):
         return _item_of_shape(flow, size, tensor)
     target = flow.made_by(size)
@@ -140,7 +129,7 @@ def _item_of_shape(flow: Flow, item: cst.Subscript, tensor: cst.BaseExpression) 
     index = item.slice[0].slice
     shape = item.value
     if isinstance(index, cst.Index) and _is_shape_of(flow, shape, tensor):
-        return literal(index.value)
+        return whole_number(index.value)
     return None
 
 
@@ -235,7 +224,7 @@ def _member(flow: Flow, attribute: cst.Attribute) -> _Fate | list[cst.BaseExpres
     call = flow.parent(attribute)
     name = attribute.attr.value
     if not isinstance(call, cst.Call):
-        return _Fate.READ if name in _METADATA else _Fate.UNKNOWN
+        return _Fate.READ if name in TENSOR_METADATA else _Fate.UNKNOWN
     if name.endswith("_"):
         return _Fate.WRITTEN
     if name in _KEEPS_MEMORY:

@@ -62,6 +62,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from esper_guard.lint.rule import Claim, Finding, Fix, Invalid, Proof, Rule, Severity
+from esper_guard.lint.torch_names import TENSOR_METADATA
 
 if TYPE_CHECKING:
     import libcst as cst
@@ -81,9 +82,6 @@ _BETWEEN = frozenset(
 )
 _COPIES = frozenset(("contiguous", "contiguous_format"))
 _DETACHES = frozenset(("detach", "detach_"))
-_METADATA = frozenset(
-    "shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device".split()
-)
 
 
 class UnconditionalContiguousDetach(Rule):
@@ -402,7 +400,9 @@ def _only_detached(flow: Flow, node: cst.BaseExpression) -> tuple[list[cst.BaseE
         for use in flow.uses(waiting.pop()):
             read = attribute_read(flow, use)
             called = method_called_on(flow, use)
-            if (read is not None and read.attr.value in _METADATA) or (called and called[0] in _METADATA):
+            if (read is not None and read.attr.value in TENSOR_METADATA) or (
+                called and called[0] in TENSOR_METADATA
+            ):
                 continue
             if read is not None and read.attr.value == "data":
                 found.append(read)

@@ -433,10 +433,12 @@ def _is_initialised(flow: Flow, view: cst.Call) -> bool:
 
 def _merges(flow: Flow, view: View) -> bool:
     """Whether four dimensions can't fit the sizes but by merging those that lie apart."""
-    from ._views import dimension_read, literal
+    from esper_guard.lint.flow.literals import whole_number
+
+    from ._views import dimension_read
 
     sizes = view.sizes
-    if len(sizes) == 3 and literal(sizes[0]) == 1:
+    if len(sizes) == 3 and whole_number(sizes[0]) == 1:
         return dimension_read(flow, sizes[1], view.receiver) == 0 or _reads_output_channels(
             flow, sizes[1], view
         )

@@ -524,9 +524,9 @@ def _is_one_pixel_by_reader(flow: Flow, view: cst.Call, image: Image) -> bool:
 
 def _merges(flow: Flow, view: View, image: Image) -> bool:
     """Whether the sizes merge channels with pixels or samples, of an image of many pixels and several channels."""
-    from ._views import literal
+    from esper_guard.lint.flow.literals import whole_number
 
-    numbers = [literal(size) for size in view.sizes]
+    numbers = [whole_number(size) for size in view.sizes]
     if image.channels == 1:
         return False
     if _merges_samples(flow, view):
@@ -562,9 +562,9 @@ def _counts_samples(flow: Flow, size: cst.BaseExpression, tensor: cst.BaseExpres
 
 def _counts_features(size: cst.BaseExpression, image: Image) -> bool:
     """Whether ``size`` is that of all channels and pixels of a sample: ``16 * 5 * 5``, or a multiple of the channels."""
-    from ._views import literal
+    from esper_guard.lint.flow.literals import whole_number
 
-    number = literal(size)
+    number = whole_number(size)
     if number is None or image.channels is None:
         return len(_factors(size)) >= _FACTORS_OF_A_SAMPLE
     return number > image.channels and number % image.channels == 0
@@ -635,13 +635,14 @@ def _image(flow: Flow, node: cst.BaseExpression, depth: int = 0) -> Image | None
 
 def _keeps_one_channel(flow: Flow, call: cst.Call) -> bool:
     """``x.mean(1, keepdim=True)``, ``torch.sum(x, dim=1, keepdim=True)``, ``x.sum(1)``."""
+    from esper_guard.lint.flow.literals import whole_number
+
     from ._chains import unbound
-    from ._views import literal
 
     _, method, arguments = unbound(flow, call)
     named = {one.keyword.value: one.value for one in arguments if one.keyword is not None}
     dim = named.get("dim", arguments[0].value if arguments else None)
-    return method in _REDUCING and dim is not None and literal(dim) in (1, -3)
+    return method in _REDUCING and dim is not None and whole_number(dim) in (1, -3)
 
 
 def _image_of_sum(flow: Flow, node: cst.BinaryOperation, depth: int) -> Image | None:
@@ -683,13 +684,12 @@ def _operators(flow: Flow, call: cst.Call) -> list[list[Step]]:
 
 def _as_made(call: cst.Call, name: str) -> Made | None:
     """What ``F.conv2d(...)`` is given, as far as its output goes by it: nothing is known of a weight."""
+    from esper_guard.lint.flow.literals import whole_number
     from esper_guard.lint.modules import Made
-
-    from ._views import literal
 
     named = [arg.value for arg in call.args if arg.keyword is not None and arg.keyword.value == "kernel_size"]
     sizes = named or [argument.value for argument in call.args[1:2]]
-    return Made(name, (literal(sizes[0]),) if sizes else ())
+    return Made(name, (whole_number(sizes[0]),) if sizes else ())
 
 
 def _steps(made: Made) -> Iterator[Step]:

@@ -117,6 +117,18 @@ TENSOR_ATTRIBUTES = frozenset(
 # Attributes of a tensor that are tensors of the same rank.
 VIEWS_OF_TENSORS = frozenset("data grad T mT H mH real imag".split())
 
+# What is asked of a tensor that depends on its shape and type only.
+TENSOR_METADATA = frozenset(
+    """
+    shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device
+    """.split()
+)
+
+# Methods of a module that return the module.
+RETURN_THE_MODULE = frozenset(
+    "apply bfloat16 cpu cuda double eval float half requires_grad_ to to_empty train type xpu".split()
+)
+
 # Methods that neither modules, arrays, data frames nor the containers of popular libraries have.
 ONLY_TENSORS_HAVE = frozenset(
     """

@@ -9,6 +9,7 @@ import libcst as cst
 from esper_guard.lint.flow.dotted import dotted
 from esper_guard.lint.flow.evidence import from_type
 from esper_guard.lint.flow.formats import format_named_by
+from esper_guard.lint.flow.literals import whole_number
 from esper_guard.lint.flow.values import (
     ALL_RANKS,
     NOTHING,
@@ -178,12 +179,12 @@ def _ranks_allowed(operator: cst.BaseCompOp, right: cst.BaseExpression) -> int |
     if isinstance(operator, (cst.In, cst.NotIn)):
         if not isinstance(right, (cst.Tuple, cst.List, cst.Set)):
             return None
-        numbers = [_integer(element.value) for element in right.elements]
+        numbers = [whole_number(element.value) for element in right.elements]
         if any(number is None for number in numbers):
             return None
         allowed = sum(rank(number) for number in {n for n in numbers if n is not None})
         return allowed if isinstance(operator, cst.In) else ALL_RANKS & ~allowed
-    number = _integer(right)
+    number = whole_number(right)
     if number is None or not 0 <= number < 15:
         return None
     below = (1 << number) - 1
@@ -200,7 +201,3 @@ def _ranks_allowed(operator: cst.BaseCompOp, right: cst.BaseExpression) -> int |
     if isinstance(operator, cst.GreaterThanEqual):
         return ALL_RANKS & ~below
     return None
-
-
-def _integer(node: cst.BaseExpression) -> int | None:
-    return node.evaluated_value if isinstance(node, cst.Integer) else None

@@ -10,6 +10,7 @@ import libcst as cst
 
 from esper_guard.lint.flow import operators
 from esper_guard.lint.flow.values import Kind
+from esper_guard.lint.torch_names import TENSOR_METADATA
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
@@ -33,9 +34,6 @@ class Consumer(NamedTuple):
     result: cst.BaseExpression | None = None
 
 
-_METADATA = frozenset(
-    "shape dtype device ndim requires_grad grad_fn is_cuda layout itemsize size dim ndimension numel nelement get_device".split()
-)
 _BINARY = {
     cst.Add: "add",
     cst.Subtract: "sub",
@@ -87,7 +85,7 @@ def _is_returned(flow: Flow, element: cst.CSTNode) -> bool:
 
 def _attribute(flow: Flow, use: cst.BaseExpression, attribute: cst.Attribute) -> Consumer:
     name = attribute.attr.value
-    if name in _METADATA:
+    if name in TENSOR_METADATA:
         return Consumer(How.METADATA, use)
     call = flow.parent(attribute)
     if isinstance(call, cst.Call):

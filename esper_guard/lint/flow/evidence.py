@@ -10,6 +10,7 @@ import libcst as cst
 from esper_guard.lint.flow import formats, operators
 from esper_guard.lint.flow.dotted import dotted
 from esper_guard.lint.flow.layouts import CHANNELS_LAST
+from esper_guard.lint.flow.literals import whole_number
 from esper_guard.lint.flow.values import ALL_RANKS, IMAGE_RANKS, NOTHING, Facts, Kind, rank
 from esper_guard.lint.imports import Names
 from esper_guard.lint.modules import NONE, Made
@@ -363,7 +364,7 @@ def from_subscript(base: Facts, node: cst.Subscript) -> Facts:
         index = element.slice
         if isinstance(index, cst.Slice):
             continue
-        if not isinstance(index, cst.Index) or not isinstance(index.value, cst.Integer):
+        if not isinstance(index, cst.Index) or whole_number(index.value) is None:
             return TENSOR  # a name may be a number, a mask or None
         ranks >>= 1
     return Facts(Kind.TENSOR, ranks)

@@ -26,7 +26,7 @@ from esper_guard.lint.flow.values import (
 )
 from esper_guard.lint.imports import Names
 from esper_guard.lint.modules import Made, parsed
-from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE
+from esper_guard.lint.torch_names import ONLY_TENSORS_HAVE, RETURN_THE_MODULE
 
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
@@ -268,7 +268,7 @@ class Expressions:
     def _is_module_itself(self, call: cst.Call, receiver: Value) -> bool:
         """``module.to(...)``, ``module.eval()`` and the like return the module they are called on."""
         is_module = self.state.facts_of(receiver).kind is Kind.MODULE
-        return is_module and cast(cst.Attribute, call.func).attr.value in _RETURN_THE_MODULE
+        return is_module and cast(cst.Attribute, call.func).attr.value in RETURN_THE_MODULE
 
     def origin_of(self, function: cst.BaseExpression) -> str:
         """The full name of a function: of a builtin, a local class or function, or through an import; else ``""``."""
@@ -600,9 +600,6 @@ def _consumes(call: cst.Call) -> bool:
     return isinstance(call.func, cst.Name) and call.func.value in _CONSUMERS
 
 
-_RETURN_THE_MODULE = frozenset(
-    "to cuda cpu half float double bfloat16 type xpu eval train requires_grad_".split()
-)
 _CONSUMERS = frozenset("all any dict frozenset list max min set sorted sum tuple".split())
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
+from esper_guard.lint.flow.literals import whole_number
+
 
 class Origin(enum.Enum):
     """Why a tensor is laid out as it is."""
@@ -107,17 +109,10 @@ def einops_permutation(pattern: cst.BaseExpression) -> tuple[int, ...] | None:
 def _integers(argument: cst.Arg) -> tuple[int, ...] | None:
     value = argument.value
     if isinstance(value, (cst.Tuple, cst.List)):
-        items = [_integer(element.value) for element in value.elements]
+        items = [whole_number(element.value) for element in value.elements]
         return None if any(item is None for item in items) else tuple(i for i in items if i is not None)
-    number = _integer(value)
+    number = whole_number(value)
     return None if number is None else (number,)
-
-
-def _integer(node: cst.BaseExpression) -> int | None:
-    if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
-        number = _integer(node.expression)
-        return None if number is None else -number
-    return node.evaluated_value if isinstance(node, cst.Integer) else None
 
 
 def _checked(dims: tuple[int, ...], rank: int) -> tuple[int, ...] | None:
