@@ -60,8 +60,10 @@ class Slice(NamedTuple):
 
 def slices(text: str, masked: Masked, names: Names, rules: Sequence[type[Rule]]) -> Iterator[Slice]:
     """The functions of ``text`` in which some rule could apply, then the rest of the module if one could there."""
-    functions = list(outermost_functions(masked.code))
     hits = _Hits(text, masked, names, rules)
+    if not hits.between([(0, len(text))]):
+        return
+    functions = list(outermost_functions(masked.code))
     for function in functions:
         if hit := hits.between([(function.start, function.end)]):
             yield function_slice(text, function, hit)
