@@ -135,6 +135,11 @@ class CopyBeforeDetach(Rule):
     )
     invalid = (
         Invalid(
+            "import torch\ndef f(x):\n    y = x.mean()\n    return y.clone().cpu().detach()\n",
+            message="`y.clone().cpu().detach()` records `clone` and `cpu` in the graph of `y`",
+            help="call `detach` on `y` first",
+        ),
+        Invalid(
             "def f(x):\n    return x.clone().detach()\n",
             fixed="def f(x):\n    return x.detach().clone()\n",
             message="`x.clone().detach()`",

@@ -51,6 +51,7 @@ def test_valid(rule: type[Rule], source: str) -> None:
 def test_invalid(rule: type[Rule], case: Invalid) -> None:
     findings = _check(rule, case.source)
     assert len(findings) == case.findings
+    assert all(finding.message and finding.help for finding in findings)
     if case.message is not None:
         assert any(case.message in finding.message for finding in findings)
     if case.help is not None:
