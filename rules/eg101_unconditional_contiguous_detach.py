@@ -174,6 +174,7 @@ class UnconditionalContiguousDetach(Rule):
         ),
         Invalid(
             "def f(host_features):\n    return host_features.contiguous().detach()\n",
+            safe=False,
             fixed="def f(host_features):\n    return host_features.detach()\n",
             message="`host_features.contiguous().detach()` copies `host_features`",
         ),

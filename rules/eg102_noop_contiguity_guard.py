@@ -113,6 +113,7 @@ class NoopContiguityGuard(Rule):
     invalid = (
         Invalid(
             "import torch\ndef f(x):\n    return x if x.is_contiguous() else x.contiguous()\n",
+            safe=False,
             fixed="import torch\ndef f(x):\n    return x if x.is_contiguous() or "
             "x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()\n",
         ),

@@ -128,6 +128,7 @@ class ForcedNchwAfterPermute(Rule):
     invalid = (
         Invalid(
             "import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()\n",
+            safe=False,
             fixed="import torch\ndef f(x):\n    return x.permute(0, 3, 1, 2).float()\n",
             message="it is channels_last already",
         ),

@@ -156,6 +156,7 @@ class PermuteContiguousIntoOp(Rule):
         ),
         Invalid(
             "import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 3, 1, 2).contiguous(), 2)\n",
+            safe=False,
             fixed="import torch.nn.functional as F\ndef f(x):\n    return F.max_pool2d(x.permute(0, 3, 1, 2), 2)\n",
             message="max_pool2d",
         ),

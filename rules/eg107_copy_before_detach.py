@@ -141,6 +141,7 @@ class CopyBeforeDetach(Rule):
         ),
         Invalid(
             "def f(x):\n    return x.clone().detach()\n",
+            safe=True,
             fixed="def f(x):\n    return x.detach().clone()\n",
             message="`x.clone().detach()`",
         ),

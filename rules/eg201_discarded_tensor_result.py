@@ -133,6 +133,7 @@ class DiscardedTensorResult(Rule):
     invalid = (
         Invalid(
             "import torch\ndef f(d):\n    x = torch.zeros(3)\n    x.to(d)\n    return x\n",
+            safe=False,
             fixed="import torch\ndef f(d):\n    x = torch.zeros(3)\n    x = x.to(d)\n    return x\n",
             message="`x.to(d)`",
         ),

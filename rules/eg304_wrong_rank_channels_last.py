@@ -138,6 +138,7 @@ class WrongRankChannelsLast(Rule):
     invalid = (
         Invalid(
             "import torch\ndef f():\n    v = torch.randn(2, 3, 4, 5, 6)\n    return v.to(memory_format=torch.channels_last)\n",
+            safe=False,
             fixed="import torch\ndef f():\n    v = torch.randn(2, 3, 4, 5, 6)\n"
             "    return v.to(memory_format=torch.channels_last_3d)\n",
             message="5 dimensions",

@@ -135,6 +135,7 @@ class SafetensorsNoncontiguous(Rule):
         ),
         Invalid(
             f"{_HEAD}def f(model, p):\n    save_file({{k: (v.cpu()) {_OF_ITEMS}, p)\n",
+            safe=True,
             fixed=f"{_HEAD}def f(model, p):\n    save_file({{k: (v.cpu().contiguous()) {_OF_ITEMS}, p)\n",
         ),
         Invalid(

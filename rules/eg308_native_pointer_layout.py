@@ -160,6 +160,7 @@ class NativePointerLayout(Rule):
         Invalid(
             "import torch\nclass B:\n    def forward(self, im: torch.Tensor) -> list:\n"
             "        v = self.expr.const(im.data_ptr(), im.shape)\n        return self.net(v)\n",
+            safe=False,
             fixed="import torch\nclass B:\n    def forward(self, im: torch.Tensor) -> list:\n"
             "        im = im.contiguous()\n        v = self.expr.const(im.data_ptr(), im.shape)\n        return self.net(v)\n",
             message="`self.expr.const(im.data_ptr(), im.shape)`",
