@@ -151,9 +151,8 @@ def _kind_made(origin: str, names: Names) -> Kind:
     if origin == NONE:
         return Kind.MODULE
     kind = from_type(origin, names).kind
-    if kind is Kind.OTHER and origin not in names.classes:
-        return Kind.UNKNOWN  # ``self.total = float(0)`` may become something else by ``self.total += loss``
-    return kind
+    # Other methods may bind the attribute, too: ``self.total = float(0)`` and ``self.total += loss``.
+    return kind if kind is Kind.MODULE or origin in names.classes else Kind.UNKNOWN
 
 
 def from_modules(made: frozenset[Made], arguments: list[Facts]) -> Facts:

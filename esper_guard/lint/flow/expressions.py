@@ -243,7 +243,7 @@ class Expressions:
         arguments = [self._argument(arg, node) for arg in node.args]
         self.flow.add_call(node)
         origin = self.origin_of(function)
-        made = self._callee(function, origin)
+        made = self._callee(function)
         facts = self._call_facts(node, origin, receiver, arguments, made)
         condition = conditions.from_call(node, self.names, self._value_again, self._condition_again)
         self._effects_of_call(node, origin)
@@ -280,10 +280,8 @@ class Expressions:
             return self.state.facts_of(self._consumed_generator(arg.value, arg))
         return self.state.facts_of(self.evaluate(arg.value, arg))
 
-    def _callee(self, function: cst.BaseExpression, origin: str) -> frozenset[Made]:
+    def _callee(self, function: cst.BaseExpression) -> frozenset[Made]:
         """What the module that is called may have been made by."""
-        if origin:
-            return frozenset()
         if not isinstance(function, cst.Attribute):
             return self.flow.facts(function).made
         place = self.place_of(function)
@@ -503,7 +501,7 @@ class Expressions:
             if target.attr.value == "data" and owner is not None:
                 self.state.bind(owner, self.state.fresh(target, evidence.TENSOR, "data"))
                 return
-            self.state.forget_attribute(f".{target.attr.value}", target, but=owner or ())
+            self.state.forget_attribute(f".{target.attr.value}", target, but=owner)
         elif isinstance(target, cst.Subscript):
             owner_value = self.evaluate(target.value, target)
             for element in target.slice:

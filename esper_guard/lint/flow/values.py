@@ -124,16 +124,11 @@ class Values:
         self.in_places: set[Value] = set()
 
     def of(self, node: object, label: object = None) -> Value:
-        return self.made(node, label)[0]
-
-    def made(self, node: object, label: object = None) -> tuple[Value, bool]:
-        """The value, and whether it was made before (in an earlier round of a loop)."""
         key = (node, label)
         value = self._made.get(key)
-        if value is not None:
-            return value, True
-        value = self._made[key] = Value(node)
-        return value, False
+        if value is None:
+            value = self._made[key] = Value(node)
+        return value
 
     def entry(self, place: Place) -> Value:
         """What ``place`` held before anything in sight touched it."""
@@ -146,8 +141,7 @@ class Values:
     def merge(self, node: object, place: object, operands: Iterable[Value]) -> Value:
         value = self.of(node, ("merge", place))
         for operand in operands:
-            if operand is not value:
-                self.merged_into.setdefault(operand, set()).add(value)
+            self.merged_into.setdefault(operand, set()).add(value)
         return value
 
 
@@ -219,9 +213,8 @@ class State:
 
     def fresh(self, node: object, facts: Facts = NOTHING, label: object = None) -> Value:
         """The value that ``node`` computes now; what a loop's last round made there is another one."""
-        value, made_before = self.values.made(node, label)
-        if made_before and self.is_live(value):
-            self.retire(value)
+        value = self.values.of(node, label)
+        self.retire(value)
         self.know(value, facts)
         return value
 
@@ -232,8 +225,7 @@ class State:
         if value in self.values.in_places and any(value in place for place in self.places):
             return True
         return value in self.values.in_conditions and any(
-            known.condition is not None and value in values_in(known.condition)
-            for known in self.facts.values()
+            value in values_in(known.condition) for known in self.facts.values()
         )
 
     def bind(self, place: Place, value: Value) -> None:
@@ -242,10 +234,9 @@ class State:
             self.forget(other, value.node)
         if ".__dict__" in place:
             self.forget_below(place, value.node)
-        if len(place) > 1:  # the same attribute or item, reached through another name for its owner
-            for owner in self.places_holding(self.places.get(place[:-1])):
-                if owner != place[:-1]:
-                    self.forget_below(owner, value.node)
+        for owner in self.places_holding(self.places.get(place[:-1])):
+            if owner != place[:-1]:  # the same attribute or item, reached through another name for its owner
+                self.forget_below(owner, value.node)
         if isinstance(place[-1], Value) or place[-1].startswith("["):
             self._forget_siblings(place, value.node)
         self.places[place] = value
@@ -265,9 +256,9 @@ class State:
             for place in [p for p in self.places if len(p) > length and p[:length] == alias]:
                 self.forget(place, node)
 
-    def forget_attribute(self, attribute: str, node: object, but: Place) -> None:
+    def forget_attribute(self, attribute: str, node: object, but: Place | None) -> None:
         """``other.attribute`` was assigned: every place that goes through the attribute may be meant."""
-        for place in [p for p in self.places if attribute in p[1:] and p[: len(but)] != but]:
+        for place in [p for p in self.places if attribute in p[1:] and (not but or p[: len(but)] != but)]:
             self.forget(place, node)
 
     def _forget_siblings(self, place: Place, node: object) -> None:
@@ -276,27 +267,26 @@ class State:
         for other in [p for p in self.places if len(p) > len(parent) and p[: len(parent)] == parent]:
             step = other[len(parent)]
             is_item = isinstance(step, Value) or step.startswith("[")
-            if is_item and step != key and (_may_be_any(step) or _may_be_any(key)):
+            if is_item and (_may_be_any(step) or _may_be_any(key)):
                 self.forget(other, node)
 
-    def retire(self, value: Value, keep: Place | None = None) -> None:
+    def retire(self, value: Value) -> None:
         """``value`` is about to be made anew: who still holds the old one holds something else, of equal facts."""
         if value in self.values.in_places:
             for place in [p for p in self.places if value in p]:
                 del self.places[place]
-        holders = [place for place in self.places.holding(value) if place != keep]
         facts = self.facts_of(value)
-        for place in holders:
+        for place in self.places.holding(value):
             lost = self.values.of("lost", place)
             if lost is value:
                 continue
             self.places[place] = lost  # before the recursion, which then can't meet this holder again
-            self.retire(lost, keep=place)
+            self.retire(lost)
             self.know(lost, facts)
         if value not in self.values.in_conditions:
             return
         for other, known in list(self.facts.items()):
-            if known.condition is not None and value in values_in(known.condition):
+            if value in values_in(known.condition):
                 self.know(other, known._replace(condition=None))
 
 
@@ -353,8 +343,8 @@ def join(node: object, states: Iterable[State | None]) -> State | None:
 def _join_two(key: object, left: State, right: State) -> State:
     for place, a, b in list(_differing(left, right)):
         merged = left.values.merge(key, place, (a, b))
-        left = _with_retired(left, merged, place, a)
-        right = _with_retired(right, merged, place, b)
+        left = _with_retired(left, merged, a)
+        right = _with_retired(right, merged, b)
     joined = State(left.values)
     joined.places = Places({**right.places, **left.places})
     _join_facts(joined, left, right)
@@ -371,22 +361,20 @@ def _differing(left: State, right: State) -> Iterator[tuple[Place, Value, Value]
     for place in {**left.places, **right.places}:
         a, b = left.places.get(place), right.places.get(place)
         if a is None or b is None:
-            present = a or b
-            assert present is not None
             # An unbound name can't be read, so the path that binds it decides; an attribute may have been there.
-            if len(place) == 1 or present.is_entry:
+            if len(place) == 1:
                 continue
             a, b = a or entry(place), b or entry(place)
         if a is not b:
             yield place, a, b
 
 
-def _with_retired(state: State, merged: Value, place: Place, held: Value) -> State:
+def _with_retired(state: State, merged: Value, held: Value) -> State:
     """``state`` without what an earlier round of a loop left behind of ``merged``."""
     if held is merged or not state.is_live(merged):
         return state
     state = state.copy()
-    state.retire(merged, keep=place)
+    state.retire(merged)
     return state
 
 
@@ -398,5 +386,5 @@ def _join_facts(joined: State, left: State, right: State) -> None:
     for own, other in ((left, right), (right, left)):
         for value in own.facts.keys() - other.facts.keys():
             # The other path never met this value; what nothing holds can't be met again.
-            if not value.is_entry and own.is_live(value) and not other.places.holds(value):
+            if not value.is_entry and own.places.holds(value) and not other.places.holds(value):
                 joined.know(value, own.facts[value])
