@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.rule import Proof, Rule
+
+_PAGE = re.compile(r"[A-Z]+[0-9]+\.md")
 
 
 def page(rule: type[Rule]) -> str:
@@ -73,7 +76,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.md"):
-        old.unlink()
+        if _PAGE.fullmatch(old.name):
+            old.unlink()
     for name, text in files().items():
         (folder / name).write_text(text, encoding="utf-8")
 
