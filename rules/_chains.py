@@ -69,6 +69,15 @@ def method_called_on(flow: Flow, node: cst.BaseExpression) -> tuple[str, cst.Cal
     return None
 
 
+def nodes_in(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """``node`` and all the syntax in it, in no order."""
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting += one.children
+
+
 def verdicts(
     flow: Flow, node: cst.BaseExpression, judge: Callable[[cst.BaseExpression], _T | list[cst.BaseExpression]]
 ) -> Iterator[_T]:

@@ -11,6 +11,8 @@ import libcst as cst
 from esper_guard.lint.flow.formats import named_format
 from esper_guard.lint.torch_names import RETURN_THE_MODULE
 
+from ._chains import nodes_in
+
 if TYPE_CHECKING:
     from esper_guard.lint.flow import Flow
 
@@ -257,10 +259,3 @@ def _names_bound(target: cst.BaseExpression) -> list[str]:
     if isinstance(target, cst.Subscript):
         return _names_bound(target.value)
     return [node.value for node in nodes_in(target) if isinstance(node, cst.Name)]
-
-
-def nodes_in(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """``node`` and all the syntax in it."""
-    yield node
-    for child in node.children:
-        yield from nodes_in(child)

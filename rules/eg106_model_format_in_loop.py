@@ -444,19 +444,13 @@ def _is_steady(flow: Flow, call: cst.Call, model: cst.BaseExpression, repeated: 
     )
 
 
-def _below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    waiting = [node]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        waiting += one.children
-
-
 def _changed(flow: Flow, call: cst.Call, repeated: cst.For | cst.While | cst.FunctionDef) -> Iterator[str]:
     """The places that a round binds, but for the conversion itself; for a method, its parameters, too."""
     import libcst as cst
 
-    for node in _below(repeated):
+    from ._chains import nodes_in
+
+    for node in nodes_in(repeated):
         if isinstance(node, cst.Assign) and not _is_chain_from(node.value, call):
             for target in node.targets:
                 yield from _places(target.target)
@@ -506,7 +500,9 @@ def _depends(node: cst.BaseExpression, changed: set[str]) -> bool:
 
     from esper_guard.lint.flow.dotted import dotted
 
-    for one in _below(node):
+    from ._chains import nodes_in
+
+    for one in nodes_in(node):
         if isinstance(one, (cst.Call, cst.Subscript, cst.NamedExpr)):
             return True
         if isinstance(one, (cst.Name, cst.Attribute)):
@@ -536,9 +532,11 @@ def _leaves(flow: Flow, call: cst.Call, repeated: _Repeated) -> bool:
     """Whether a round may end before the conversion, or the loop right after it."""
     import libcst as cst
 
+    from ._chains import nodes_in
+
     start, _ = flow.positions.span(call)
     jumps = (cst.Continue, cst.Break, cst.Return)
-    if any(isinstance(n, jumps) and flow.positions.span(n)[1] < start for n in _below(repeated.node.body)):
+    if any(isinstance(n, jumps) and flow.positions.span(n)[1] < start for n in nodes_in(repeated.node.body)):
         return True
     if isinstance(repeated.node, cst.FunctionDef):
         return False
@@ -557,7 +555,9 @@ def _is_rebuilt(flow: Flow, call: cst.Call, place: str, repeated: cst.CSTNode) -
 
     from esper_guard.lint.flow.dotted import dotted
 
-    for node in _below(repeated):
+    from ._chains import nodes_in
+
+    for node in nodes_in(repeated):
         if not isinstance(node, cst.Call) or node is call:
             continue
         name = (dotted(node.func) or "").rpartition(".")[2]

@@ -260,6 +260,6 @@ def _mentions_format(branch: cst.CSTNode) -> bool:
     """Whether a name in ``branch`` is that of a memory format: ``torch.channels_last``, ``to_nhwc``."""
     import libcst as cst
 
-    from ._paths import nodes_in
+    from ._chains import nodes_in
 
     return any(isinstance(node, cst.Name) and _NAMED_SO.search(node.value) for node in nodes_in(branch))

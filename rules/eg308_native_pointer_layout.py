@@ -321,9 +321,11 @@ def _gets_shape(flow: Flow, call: cst.Call, name: str) -> bool:
     """Whether the arguments hold the shape of ``name``, or three of its sizes: more than a matrix has."""
     import libcst as cst
 
+    from ._chains import nodes_in
+
     unpacked = set(_sizes(flow, call, name))
     sizes: set[str] = set()
-    for node in (node for argument in call.args for node in _below(argument.value)):
+    for node in (node for argument in call.args for node in nodes_in(argument.value)):
         around = flow.parent(node)
         if isinstance(node, cst.Name) and node.value in unpacked:
             sizes.add(node.value)
@@ -339,10 +341,12 @@ def _sizes(flow: Flow, call: cst.Call, name: str) -> Iterator[str]:
     """The names in ``n, c, h, w = x.shape``."""
     import libcst as cst
 
-    for node in _below(_root(flow, call)):
-        if isinstance(node, cst.Assign) and any(_reads(one, name, _SHAPE) for one in _below(node.value)):
+    from ._chains import nodes_in
+
+    for node in nodes_in(_root(flow, call)):
+        if isinstance(node, cst.Assign) and any(_reads(one, name, _SHAPE) for one in nodes_in(node.value)):
             for target in node.targets:
-                yield from (one.value for one in _below(target) if isinstance(one, cst.Name))
+                yield from (one.value for one in nodes_in(target) if isinstance(one, cst.Name))
 
 
 def _reads(node: cst.CSTNode, name: str, attributes: frozenset[str]) -> bool:
@@ -357,14 +361,6 @@ def _reads(node: cst.CSTNode, name: str, attributes: frozenset[str]) -> bool:
     )
 
 
-def _below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    waiting = [node]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        waiting += one.children
-
-
 def _root(flow: Flow, node: cst.CSTNode) -> cst.CSTNode:
     for ancestor in flow.ancestors(node):
         node = ancestor
@@ -373,7 +369,9 @@ def _root(flow: Flow, node: cst.CSTNode) -> cst.CSTNode:
 
 def _is_aware(flow: Flow, tensor: cst.Name) -> bool:
     """Whether the function asks how ``tensor`` is laid out."""
-    return any(_reads(node, tensor.value, _AWARE) for node in _below(_root(flow, tensor)))
+    from ._chains import nodes_in
+
+    return any(_reads(node, tensor.value, _AWARE) for node in nodes_in(_root(flow, tensor)))
 
 
 def _is_as_given(flow: Flow, tensor: cst.BaseExpression) -> bool:
