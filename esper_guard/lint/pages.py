@@ -73,12 +73,12 @@ def _code(proof: Proof) -> str:
 
 def main() -> None:
     """Write the pages into the folder that is named on the command line; pages of rules that are gone go, too."""
-    folder = Path(sys.argv[1])
+    folder, pages = Path(sys.argv[1]), files()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.md"):
         if _PAGE.fullmatch(old.name):
             old.unlink()
-    for name, text in files().items():
+    for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
