@@ -91,6 +91,9 @@ class LayoutTrace:
         """How often operators that copy were called, whether or not that changed anything about strides."""
         self.kernel_copies: int | None = 0 if self.level == "deep" else None
         """Deep level: all calls of ``aten::copy_``, those inside of kernels included, as torch.profiler counts them."""
+        self.sources: dict[str, str] = {}
+        """The text of the traced files, by `LayoutEvent.file`, as it was when the trace was saved: of a loaded trace."""
+        self._executed: dict[str, set[int]] = {}
         self._unseen: dict[str, None] = {}
         self._tallies: dict[LayoutEvent, Tally] = {}
         self._raw: deque[LayoutEvent] = deque(maxlen=self.keep_events)
@@ -111,6 +114,12 @@ class LayoutTrace:
     def unseen(self) -> tuple[str, ...]:
         """What the tracer knows that it could not see, a phrase each, such as a region of torch.compile."""
         return tuple(self._unseen)
+
+    @property
+    def executed(self) -> dict[str, frozenset[int]]:
+        """The lines on which operators ran, by file: where no event is, nothing was copied or lost."""
+        with self._lock:
+            return {file: frozenset(lines) for file, lines in self._executed.items()}
 
     @property
     def copies(self) -> tuple[LayoutEvent, ...]:
@@ -260,10 +269,22 @@ class LayoutTrace:
             self.tally(prototype_of(event)).include(replace(event, tests=event.tests or tests))
         for event in other.raw_events:
             self.keep(event)
+        for file, lines in other.executed.items():
+            self.note_executed(file, *lines)
+        for file, text in other.sources.items():
+            if self.sources.setdefault(file, text) != text:
+                self.note_unseen(
+                    f"which lines of {file} are the same: it changed between the traces added up here"
+                )
         self.calls.update(dict(other.calls))
         self._unseen.update(other._unseen)
         if other.kernel_copies is not None:
             self.kernel_copies = (self.kernel_copies or 0) + other.kernel_copies
+
+    def note_executed(self, file: str, *lines: int) -> None:
+        """Operators ran on these lines."""
+        with self._lock:
+            self._executed.setdefault(file, set()).update(lines)
 
     def note_unseen(self, sentence: str) -> None:
         """Something that happened where the tracer can't look."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +18,7 @@ from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.tally import prototype_of
 
 FORMAT: Final = "esper-guard layout trace"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class _Head(Struct):
@@ -26,11 +28,20 @@ class _Head(Struct):
     version: Annotated[int, Meta(ge=1)]
 
 
+class SavedFile(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a source file."""
+
+    text: str | None = None
+    """As it was when the trace was saved; null if it could not be read."""
+    executed: list[Count] = []
+    """Lines on which operators ran."""
+
+
 class SavedTrace(Struct, kw_only=True, forbid_unknown_fields=True):
     """The file's content."""
 
     format: Literal["esper-guard layout trace"]
-    version: Literal[1]
+    version: Literal[1, 2]
     level: Level
     torch: str | None
     rank: Count | None
@@ -40,17 +51,25 @@ class SavedTrace(Struct, kw_only=True, forbid_unknown_fields=True):
     unseen: list[str]
     events: list[LayoutEvent]
     raw_events: list[LayoutEvent]
+    files: dict[str, SavedFile] = {}
+    """By the name that events have; since version 2."""
 
 
 def save_trace(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
     """See `LayoutTrace.save`."""
     target = path_of(trace, path)
-    write_atomically(target, msgspec.json.format(encode(trace), indent=1) + b"\n")
+    content = encode(trace, {**_sources_of(trace), **trace.sources})
+    write_atomically(target, msgspec.json.format(content, indent=1) + b"\n")
     return target
 
 
-def encode(trace: LayoutTrace) -> bytes:
-    """The file's content, in one line."""
+def encode(trace: LayoutTrace, sources: Mapping[str, str] | None = None) -> bytes:
+    """The file's content, in one line; ``sources`` are the texts of files, by name."""
+    texts, executed = trace.sources if sources is None else sources, trace.executed
+    files = {
+        file: SavedFile(text=texts.get(file), executed=sorted(executed.get(file, ())))
+        for file in {**executed, **texts}
+    }
     saved = SavedTrace(
         format=FORMAT,
         version=VERSION,
@@ -63,6 +82,7 @@ def encode(trace: LayoutTrace) -> bytes:
         unseen=list(trace.unseen),
         events=list(trace.events),
         raw_events=list(trace.raw_events),
+        files=files,
     )
     return msgspec.json.encode(saved)
 
@@ -112,7 +132,25 @@ def _trace_of(saved: SavedTrace) -> LayoutTrace:
         trace.tally(prototype_of(event)).include(event)
     for event in saved.raw_events:
         trace.keep(event)
+    for file, known in saved.files.items():
+        trace.note_executed(file, *known.executed)
+        if known.text is not None:
+            trace.sources[file] = known.text
     return trace
+
+
+def _sources_of(trace: LayoutTrace) -> dict[str, str]:
+    """The texts of the files that a trace names, as Python read them."""
+    named = {event.file for event in trace.events if event.file is not None} | trace.executed.keys()
+    texts = {file: _text_of(file) for file in sorted(named - trace.sources.keys())}
+    return {file: text for file, text in texts.items() if text}
+
+
+def _text_of(file: str) -> str:
+    try:
+        return "".join(linecache.getlines(file)).encode("utf-8", "backslashreplace").decode()
+    except ValueError:  # a name that no file can have
+        return ""
 
 
 def schema() -> dict[str, Any]:

@@ -327,3 +327,50 @@ def compared_with_anomaly_mode() -> Iterator[list[tuple[int | None, int]]]:
 
         trace.keep = kept  # type: ignore[method-assign]
         yield pairs
+
+
+class TestExecutedLines:
+    """Those on which an operator ran, so that a copy that isn't there was really not made."""
+
+    def run(self, x: Tensor, copies: bool) -> int:
+        start = here()
+        y = x.contiguous().detach()
+        if copies:
+            y = y.to(memory_format=torch.channels_last)
+        functional.relu(
+            y,
+        )
+        return start
+
+    def lines(self, x: Tensor, copies: bool) -> set[int]:
+        with trace_layouts() as trace:
+            start = self.run(x, copies)
+        assert set(trace.executed) == {__file__}
+        return {line - start for line in trace.executed[__file__]}
+
+    def test_with_copies_and_without(self) -> None:
+        assert self.lines(features(), copies=True) == {1, 3, 4}
+        assert self.lines(torch.randn(2, 3, 4, 4), copies=False) == {1, 4}
+
+    def test_without_gradients(self) -> None:
+        with torch.inference_mode():
+            assert self.lines(features(), copies=False) == {1, 4}
+
+    def test_in_modules(self) -> None:
+        model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True))
+        x = features()
+        with trace_layouts() as trace:
+            line = here(+1)
+            model(x).sum().backward()
+        assert trace.executed == {__file__: {line}}
+
+    def test_of_several_runs(self) -> None:
+        tracer, x = trace_layouts(), features()
+        for copies in (False, True):
+            with tracer:
+                start = self.run(x, copies)
+        assert {line - start for line in tracer.trace.executed[__file__]} == {1, 3, 4}
+        tracer.trace.clear()
+        with tracer:
+            self.run(x, copies=False)
+        assert {line - start for line in tracer.trace.executed[__file__]} == {1, 4}

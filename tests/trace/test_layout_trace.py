@@ -218,13 +218,12 @@ class TestFiles:
             trace.keep(one)
         trace.count("aten.clone.default", 7)
         trace.note_unseen("something")
+        trace.note_executed("model.py", 3, 1)
         with tempfile.TemporaryDirectory() as folder:
             path = trace.save(Path(folder) / "t.json")
             loaded = load_trace(path)
             jsonschema.validate(json.loads(path.read_text()), schema())
-        for (
-            name
-        ) in "events raw_events calls unseen level rank torch_version kernel_copies keep_events".split():
+        for name in "events raw_events calls unseen level rank torch_version kernel_copies keep_events executed".split():
             assert getattr(loaded, name) == getattr(trace, name), name
         assert str(loaded) == str(trace)
 
@@ -251,6 +250,43 @@ class TestFiles:
         with pytest.raises(TypeError, match="takes traces"):
             merge(["a.json"])  # type: ignore[list-item]
 
+    def test_the_sources_are_saved_as_they_were(self, tmp_path: Path) -> None:
+        model = tmp_path / "model.py"
+        model.write_text("a\nb\n")
+        trace = trace_of(event(file=str(model), line=2), event(file=str(tmp_path / "gone.py")))
+        trace.note_executed(str(model), 1)
+        saved = trace.save(tmp_path / "t.json")
+        model.write_text("changed\n")
+        loaded = load_trace(saved)
+        assert loaded.sources == {str(model): "a\nb\n"}
+        assert loaded.executed == {str(model): {1}}
+        assert load_trace(loaded.save(tmp_path / "again.json")).sources == loaded.sources
+
+    def test_merging_says_what_changed_in_between(self) -> None:
+        first, second, third = LayoutTrace(), LayoutTrace(), LayoutTrace()
+        first.sources, second.sources, third.sources = (
+            {"a.py": "1"},
+            {"a.py": "1", "b.py": "2"},
+            {"b.py": "3"},
+        )
+        first.note_executed("a.py", 1)
+        second.note_executed("a.py", 2)
+        merged = merge([first, second])
+        assert (merged.sources, merged.executed, merged.unseen) == (
+            {"a.py": "1", "b.py": "2"},
+            {"a.py": {1, 2}},
+            (),
+        )
+        assert "b.py" in merge([merged, third]).unseen[0]
+
+    def test_version_1_is_read(self, tmp_path: Path) -> None:
+        path = trace_of(*EVENTS).save(tmp_path / "t.json")
+        old = {**json.loads(path.read_text()), "version": 1}
+        del old["files"]
+        path.write_text(json.dumps(old))
+        loaded = load_trace(path)
+        assert (len(loaded.events), loaded.sources, loaded.executed) == (len(EVENTS), {}, {})
+
     def test_the_published_schema_is_current(self) -> None:
         published = json.loads((ROOT / "docs" / "trace.schema.json").read_text())
         assert published == schema()
@@ -265,12 +301,13 @@ class TestFiles:
             (b"{}", "no layout trace"),
             (b'{"format": "coverage", "version": 1}', "no layout trace"),
             (b"[" * 100_000, "no layout trace"),
-            ({"version": 2}, "version 2.*upgrade"),
+            ({"version": 3}, "version 3.*upgrade"),
             ({"version": 0}, "no layout trace"),
             ({"level": "deepest"}, "damaged"),
             ({"events": [{"kind": "hidden"}]}, "damaged"),
             ({"events": [None]}, "damaged"),
             ({"calls": {"a": -1}}, "damaged"),
+            ({"files": {"a.py": {"executed": ["1"]}}}, "damaged"),
             ({"calls": {"a": 1e400}}, "damaged|no layout trace"),
             ({"surprise": 1}, "damaged"),
             ({"keep_events": 2**70}, "damaged"),

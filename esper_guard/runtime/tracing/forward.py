@@ -30,7 +30,10 @@ class Place(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        return None if self.code is None else self.code.co_filename
+        """As UTF-8 can write it."""
+        return (
+            None if self.code is None else self.code.co_filename.encode("utf-8", "backslashreplace").decode()
+        )
 
     @property
     def line(self) -> int | None:

@@ -108,7 +108,7 @@ def _prototype(operator: str, kind: Kind, origin: Origin, changed: Change, resul
         phase=origin.phase,
         bytes=0,
         changes_format=changed.changes_format,
-        file=None if place.file is None else place.file.encode("utf-8", "backslashreplace").decode(),
+        file=place.file,
         line=place.line,
         function=place.function,
         module=place.module,
