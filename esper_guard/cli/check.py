@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -27,6 +28,9 @@ from esper_guard.lint.finding import Finding, Severity
 from esper_guard.lint.project import mentions_channels_last, root_of
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.select import UnknownCodeError, check_specifier, selected, without
+
+if TYPE_CHECKING:
+    from esper_guard.trace.recorded import Recorded, Recordings
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 
@@ -51,6 +55,7 @@ class Options(msgspec.Struct, frozen=True):
     force_exclude: bool | None
     respect_gitignore: bool | None
     jobs: int | None
+    trace: tuple[str, ...]
     quiet: bool
     verbose: bool
 
@@ -83,6 +88,13 @@ class Options(msgspec.Struct, frozen=True):
 @click.option("--no-cache", is_flag=True, help="Check every file anew. (Nothing is cached yet.)")
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default one a processor."
+)
+@click.option(
+    "--trace",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    metavar="TRACE.json",
+    help="Weigh findings with what was measured, the costliest first; can be repeated, to add traces up.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print findings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say which files and settings are used.")
@@ -117,6 +129,7 @@ class Check:
             code for code, rule in all_rules().items() if rule.only_with_channels_last
         )
         self.project = self.project_of(os.getcwd())
+        self._recordings = _recordings(options.trace) if options.trace else None
 
     # -- settings -------------------------------------------------------------------------------------------------
 
@@ -222,8 +235,25 @@ class Check:
             found.append(file)
         if not found:
             self._warn("no Python files found under the given paths")
-        reports = list(check_files(found, self.codes_for, self.options.jobs or _processors()))
+        jobs = self.options.jobs or _processors()
+        reports = list(check_files(found, self.codes_for, jobs, self._recorded_of))
+        if self._recordings is not None:
+            self._warn_of_stale(found, reports)
         return [r for r in self._without_impossible(reports) if r.findings or r.crash]
+
+    def _recorded_of(self, path: str) -> Recorded | None:
+        return None if self._recordings is None else self._recordings.of(path)
+
+    def _warn_of_stale(self, found: Sequence[SourceFile], reports: Sequence[Report]) -> None:
+        """Say what of the trace could not be found in the files."""
+        if found and not any(self._recorded_of(file.path) for file in found):
+            self._warn("the trace has no line of the files checked: was it recorded from other ones?")
+        for report in reports:
+            if report.gone:
+                lines = f"{report.gone} measured line{_s(report.gone)}"
+                self._warn(f"the trace is older than {report.path}: {lines} changed since; record it again")
+            elif report.moved:
+                self._say(f"{report.path}: {report.moved} measured line{_s(report.moved)} moved since")
 
     def _standard_input(self) -> int:
         options = self.options
@@ -231,18 +261,20 @@ class Check:
         if sys.stdin is None:
             raise click.UsageError("there is no standard input to read")
         data = sys.stdin.buffer.read()
-        codes = self.codes_for(name)
+        codes, recorded = self.codes_for(name), self._recorded_of(name)
         if not list(discover([name], self.project_of)):  # excluded: nothing to say, and nothing to change
             if options.fix and not options.diff:
                 sys.stdout.buffer.write(data)
             return CLEAN
         (report,) = self._without_impossible(
-            [with_deep_stack(lambda: check_content(name, data, codes, True))]
+            [with_deep_stack(lambda: check_content(name, data, codes, True, recorded))]
         )
+        if self._recordings is not None:
+            self._warn_of_stale([SourceFile(name, True)], [report])
         codes = self.codes_for(name)
         if not (options.fix or options.diff):
             return self._finish([report] if report.findings or report.crash else [], [])
-        done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe(name)))
+        done = with_deep_stack(lambda: fix_content(name, data, codes, self._unsafe(name), recorded))
         if options.diff:
             return self._show_diffs([done])
         sys.stdout.buffer.write(data if done.data is None else done.data)
@@ -264,7 +296,8 @@ class Check:
                 left.append(report)
                 continue
             data, codes = files.read(report.path), self.codes_for(report.path)
-            result = with_deep_stack(partial(fix_content, report.path, data, codes, unsafe))
+            recorded = self._recorded_of(report.path)
+            result = with_deep_stack(partial(fix_content, report.path, data, codes, unsafe, recorded))
             if result.data is not None and not self.options.diff:
                 try:
                     write_atomically(report.path, result.data)
@@ -310,6 +343,8 @@ class Check:
         from esper_guard.report import plain, render, text
 
         options = self.options
+        if self._recordings is not None:
+            reports = _costliest_first(reports)
         output_format = self.project.config.output_format
         style = plain if options.output_file else click.style
         if options.statistics and output_format != "json":
@@ -375,6 +410,29 @@ class Check:
     def _warn(self, text: str) -> None:
         if not self.options.quiet:
             click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {text}", err=True)
+
+
+def _recordings(paths: Sequence[str]) -> Recordings:
+    from esper_guard.trace import load_trace, merge
+    from esper_guard.trace.recorded import Recordings
+
+    try:
+        return Recordings(merge([load_trace(path) for path in paths]))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--trace'") from error
+
+
+def _costliest_first(reports: Sequence[Report]) -> list[Report]:
+    """A report for each finding, as that is the order in which they are shown."""
+    from esper_guard.lint.measured import by_cost
+
+    single = [
+        msgspec.structs.replace(report, findings=[finding], crash=None)
+        for report in reports
+        for finding in report.findings
+    ]
+    without = [msgspec.structs.replace(report, findings=[]) for report in reports if report.crash]
+    return sorted(single, key=lambda report: by_cost(report.findings[0])) + without
 
 
 def _processors() -> int:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from esper_guard.lint.imports import Names
     from esper_guard.lint.masking import Masked
     from esper_guard.lint.slices import Slice
+    from esper_guard.trace.recorded import Measured
 
 SYNTAX_ERROR = "EG001"
 UNUSED_SUPPRESSION = "EG002"
 
 
-def check_bytes(path: str, data: bytes, codes: Collection[str], is_named: bool = False) -> list[Finding]:
+def check_bytes(
+    path: str, data: bytes, codes: Collection[str], is_named: bool = False, measured: Measured | None = None
+) -> list[Finding]:
     """The findings in one file, by position.
 
     Args:
@@ -32,19 +35,24 @@ def check_bytes(path: str, data: bytes, codes: Collection[str], is_named: bool =
         data: the content of the file.
         codes: the rules to run.
         is_named: the user named this very file, so its syntax is checked even where no rule could apply.
+        measured: what a trace holds of this very content.
     """
     try:
         source = Source.from_bytes(path, data)
         is_parsed = is_named or (SYNTAX_ERROR in codes and scan.looks_like_python_2(data))
         if is_parsed:
             check_syntax(source)
-        return check_source(source, codes, is_parsed=is_parsed)
+        return check_source(source, codes, is_parsed=is_parsed, measured=measured)
     except SourceError as error:
         return [unreadable(error)] if SYNTAX_ERROR in codes else []
 
 
 def check_source(
-    source: Source, codes: Collection[str], sliced: bool = True, is_parsed: bool = False
+    source: Source,
+    codes: Collection[str],
+    sliced: bool = True,
+    is_parsed: bool = False,
+    measured: Measured | None = None,
 ) -> list[Finding]:
     """The findings in a decoded file. ``sliced=False`` parses it whole, for comparison.
 
@@ -56,11 +64,12 @@ def check_source(
     data = source.text.encode("utf-8", "surrogatepass").replace(b"\r", b"\n")
     if is_test(source.path):
         codes = {code for code in codes if all_rules()[code].in_tests}
+    if measured is None:
+        codes = {code for code in codes if not all_rules()[code].needs_trace}
     rules = _rules(codes)
     hit = scan.rules_for_file(rules, data) if sliced else [rule for rule in rules if rule.triggers]
-    if not hit and not (
-        UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())
-    ):
+    judges_comments = UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())
+    if not (hit or judges_comments or measured is not None):
         return []
 
     from esper_guard.lint.masking import MaskingError, mask
@@ -76,6 +85,8 @@ def check_source(
         return []
     with without_garbage_collection():
         findings = _run_rules(source, masked, hit, sliced, is_parsed) if hit else []
+    if measured is not None:
+        findings = _with_measured(source, rules, findings, measured)
     findings = suppressions.keep(sorted(set(findings), key=_order))
     unused = [
         finding
@@ -107,6 +118,15 @@ def _applicable(piece: Slice, path: str, names: Names) -> Sequence[type[Rule]]:
         return piece.rules
     outline = Outline(tree, names)
     return [rule for rule in piece.rules if rule.may_apply(outline)]
+
+
+def _with_measured(
+    source: Source, rules: Sequence[type[Rule]], findings: list[Finding], measured: Measured
+) -> list[Finding]:
+    from esper_guard.lint.measured import weigh
+
+    unexplained = [found for rule in rules for found in rule().check_measured(source, measured, findings)]
+    return weigh([*findings, *unexplained], measured, all_rules())
 
 
 def _run_rules(

@@ -43,6 +43,29 @@ class Fix(msgspec.Struct, frozen=True):
     edits: tuple[Edit, ...]
 
 
+class Measurement(msgspec.Struct, frozen=True):
+    """What a trace says of the lines of a finding. They ran; all zero says that nothing happened to the memory format."""
+
+    copies: int
+    """Between channels_last and NCHW."""
+    bytes: int
+    """What these wrote."""
+    losses: int
+    """Results that left channels_last."""
+    other_copies: int
+    """That changed strides only."""
+    other_bytes: int
+    modules: tuple[str, ...] = ()
+    """Which ran the lines where something happened."""
+    tests: tuple[str, ...] = ()
+    """By their pytest ids."""
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The costliest is the greatest."""
+        return (self.bytes, self.copies, self.losses, self.other_bytes)
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One thing a rule found: what happens at run time, and what to write instead."""
 
@@ -54,3 +77,5 @@ class Finding(msgspec.Struct, frozen=True):
     end_location: Location
     help: str | None = None
     fix: Fix | None = None
+    measured: Measurement | None = None
+    """None without a trace, and where its lines did not run."""

@@ -44,6 +44,8 @@ on in a project that mentions channels_last anywhere (`assume-channels-last`).""
 def _default(rule: type[Rule]) -> str:
     if not rule.default:
         return "off"
+    if rule.needs_trace:
+        return "with a trace"
     return "auto" if rule.only_with_channels_last else "on"
 
 
@@ -51,6 +53,7 @@ def _when(rule: type[Rule]) -> str:
     default = {
         "on": "On by default.",
         "off": f'Off by default: `extend-select = ["{rule.code}"]`.',
+        "with a trace": "On with `--trace`.",
         "auto": "On where the project uses channels_last (`assume-channels-last`).",
     }[_default(rule)]
     in_tests = "" if rule.in_tests else " Not in tests."

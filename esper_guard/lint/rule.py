@@ -6,7 +6,7 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from esper_guard.lint.outline import Outline
     from esper_guard.lint.source import Source
     from esper_guard.lint.suppress import Suppressions
+    from esper_guard.trace.recorded import Measured
 
 
 __all__ = ["Claim", "Edit", "Finding", "Fix", "Invalid", "Proof", "Rule", "Severity", "Trigger"]
@@ -94,6 +95,8 @@ class Rule:
     """Whether it is one in a test, too, where tensors are laid out in every way on purpose."""
     heeds_reasons: ClassVar[bool] = False
     """Whether a comment on its lines, or right above, that gives a reason for the layout silences it."""
+    needs_trace: ClassVar[bool] = False
+    """Whether it can tell nothing of a file that no trace was given of (``--trace``)."""
     proof: ClassVar[Proof | None] = None
     no_proof: ClassVar[str] = ""
     """Why nothing can be run to prove it."""
@@ -121,6 +124,12 @@ class Rule:
         self, source: Source, suppressions: Suppressions, known: Collection[str], checked: Collection[str]
     ) -> Iterable[Finding]:
         """Judge the suppressions of one file, once every rule has run. ``checked`` are the codes of those that did."""
+        return ()
+
+    def check_measured(
+        self, source: Source, measured: Measured, findings: Sequence[Finding]
+    ) -> Iterable[Finding]:
+        """Judge what a trace measured in one file, once the rules have found ``findings`` (silenced ones included)."""
         return ()
 
     @classmethod

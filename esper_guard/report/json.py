@@ -1,4 +1,4 @@
-"""Findings for programs, in the shape of ruff's JSON, with ``name``, ``severity`` and ``help`` added."""
+"""Findings for programs, in the shape of ruff's JSON, with ``name``, ``severity``, ``help`` and ``measured`` added."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def _entry(path: str, finding: Finding) -> dict[str, Any]:
         "end_location": _location(finding.end_location),
         "message": finding.message,
         "help": finding.help,
+        "measured": None if finding.measured is None else msgspec.to_builtins(finding.measured),
         "fix": None if finding.fix is None else _fix(finding),
         "noqa_row": finding.location.row,
         "url": None,

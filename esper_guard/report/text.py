@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from esper_guard.lint.engine import Report
-from esper_guard.lint.finding import Finding, Severity
+from esper_guard.lint.finding import Finding, Measurement, Severity
 from esper_guard.lint.source import Source
 from esper_guard.report import Style
 
@@ -24,13 +24,46 @@ def concise(reports: Sequence[Report], style: Style) -> str:
             place = f"{shown(report.path)}:{finding.location.row}:{finding.location.column}"
             code = style(finding.code, fg=_COLOURS[finding.severity], bold=True)
             fixable = f" [{style('*', fg='cyan')}]" if finding.fix and finding.fix.safe else ""
-            lines.append(f"{place}: {code}{fixable} {shown(finding.message)}\n")
+            cost = "" if finding.measured is None else f" ({describe_measured(finding.measured)})"
+            lines.append(f"{place}: {code}{fixable} {shown(finding.message)}{shown(cost)}\n")
     return "".join(lines)
 
 
 def full(reports: Sequence[Report], style: Style) -> str:
     """What happens, where, what to write instead, and the code to look up."""
     return "\n".join(_one(report, finding, style) for report in reports for finding in report.findings)
+
+
+def describe_measured(measured: Measurement) -> str:
+    """``"42 copies, 168.0 MiB, in test_train"``."""
+    from esper_guard.trace.sizes import format_size  # not at the top: most runs have no trace
+
+    parts = []
+    if measured.copies:
+        parts += [_number(measured.copies, "copy", "copies"), format_size(measured.bytes)]
+    if measured.losses:
+        parts.append(_number(measured.losses, "format loss", "format losses"))
+    if not parts and measured.other_copies:
+        copies = _number(measured.other_copies, "copy", "copies")
+        parts += [f"{copies} that changed strides only", format_size(measured.other_bytes)]
+    if not parts:
+        return "it ran, and copied nothing"
+    if measured.tests:
+        several = len(measured.tests) > 1
+        parts.append(f"in {len(measured.tests)} tests" if several else f"in {_name_of(measured.tests[0])}")
+    elif measured.modules:
+        several = len(measured.modules) > 1
+        parts.append(f"in {len(measured.modules)} modules" if several else f"in {measured.modules[0]}")
+    return ", ".join(parts)
+
+
+def _number(number: int, one: str, many: str) -> str:
+    return f"1 {one}" if number == 1 else f"{number} {many}"
+
+
+def _name_of(test: str) -> str:
+    """Of a pytest id, without its file."""
+    return test.partition("::")[2] or test
 
 
 def statistics(reports: Sequence[Report], style: Style) -> str:
@@ -67,6 +100,9 @@ def _one(report: Report, finding: Finding, style: Style) -> str:
                 if carets:
                     lines.append(f"{' ' * gutter} {bar} {style(carets, fg=colour, bold=True)}")
         lines.append(f"{' ' * gutter} {bar}")
+    if finding.measured is not None:
+        measured = f"{style('=', **blue)} {style('measured', bold=True)}"
+        lines.append(f"{' ' * gutter} {measured}: {shown(describe_measured(finding.measured))}")
     if finding.help:
         lines.append(f"{' ' * gutter} {style('=', **blue)} {style('help', bold=True)}: {shown(finding.help)}")
     rule = style(f"esper-guard rule {finding.code}", bold=True)

@@ -62,6 +62,7 @@ def test_json_output(run: Run, write: Write) -> None:
     (entry,) = json.loads(done.stdout)
     assert entry.pop("message").startswith("`x.contiguous().detach()`")
     assert entry.pop("help")
+    assert entry.pop("measured") is None
     assert entry == {
         "cell": None,
         "code": "EG101",
