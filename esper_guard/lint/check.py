@@ -64,8 +64,6 @@ def check_source(
     data = source.text.encode("utf-8", "surrogatepass").replace(b"\r", b"\n")
     if is_test(source.path):
         codes = {code for code in codes if all_rules()[code].in_tests}
-    if measured is None:
-        codes = {code for code in codes if not all_rules()[code].needs_trace}
     rules = _rules(codes)
     hit = scan.rules_for_file(rules, data) if sliced else [rule for rule in rules if rule.triggers]
     judges_comments = UNUSED_SUPPRESSION in codes and scan.mentions_suppression(data, all_rules().values())
@@ -88,10 +86,11 @@ def check_source(
     if measured is not None:
         findings = _with_measured(source, rules, findings, measured)
     findings = suppressions.keep(sorted(set(findings), key=_order))
+    checked = {rule.code for rule in rules if measured is not None or not rule.needs_trace}
     unused = [
         finding
         for rule in rules
-        for finding in rule().check_suppressions(source, suppressions, set(all_rules()), set(codes))
+        for finding in rule().check_suppressions(source, suppressions, set(all_rules()), checked)
     ]
     return sorted([*findings, *suppressions.keep(unused, by_name=True)], key=_order)
 
