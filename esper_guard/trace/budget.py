@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
 
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.sizes import format_size, parse_size
@@ -38,6 +39,24 @@ def check_budget(
         warnings.warn(f"assert_max() can't tell of {'; '.join(unseen)}, which was not seen", stacklevel=3)
 
 
+class Broken(NamedTuple):
+    """A bound that is exceeded."""
+
+    bound: Literal["copies", "bytes", "losses"]
+    found: int
+    allowed: int
+
+    def __str__(self) -> str:
+        """``"3 layout copies, at most 2 allowed"``."""
+        if self.bound == "bytes":
+            found, allowed = format_size(self.found), format_size(self.allowed)
+            if found == allowed:
+                found, allowed = f"{self.found} B", f"{self.allowed} B"
+            return f"{found} copied, at most {allowed} allowed"
+        noun = "layout copy" if self.bound == "copies" else "format loss"
+        return f"{plural(self.found, noun)}, at most {self.allowed} allowed"
+
+
 def exceeded(
     events: Sequence[LayoutEvent],
     unseen: Sequence[str],
@@ -46,30 +65,49 @@ def exceeded(
     losses: int | None = None,
 ) -> str | None:
     """What to say if events that change formats exceed a bound; ``size`` is in bytes. None if they don't."""
+    bounds = broken(events, copies, size, losses)
+    return explain("; ".join(map(str, bounds)), blamed_for(events, bounds), unseen) if bounds else None
+
+
+def broken(
+    events: Sequence[LayoutEvent],
+    copies: int | None = None,
+    size: int | None = None,
+    losses: int | None = None,
+) -> list[Broken]:
+    """The bounds that events that change formats exceed; ``size`` is in bytes."""
+    copied = [event for event in events if event.changes_format and event.is_copy]
+    number, total = sum(event.count for event in copied), sum(event.bytes for event in copied)
+    losing = sum(event.count for event in events if event.kind == "loss")
+    found: list[Broken] = []
+    if copies is not None and number > copies:
+        found.append(Broken("copies", number, copies))
+    if size is not None and total > size:
+        found.append(Broken("bytes", total, size))
+    if losses is not None and losing > losses:
+        found.append(Broken("losses", losing, losses))
+    return found
+
+
+def blamed_for(events: Sequence[LayoutEvent], bounds: Sequence[Broken]) -> list[LayoutEvent]:
+    """Those that count for the bounds: copies, then losses."""
+    names = {one.bound for one in bounds}
     copied = [event for event in events if event.changes_format and event.is_copy]
     lost = [event for event in events if event.kind == "loss"]
-    number, total = sum(event.count for event in copied), sum(event.bytes for event in copied)
-    losing = sum(event.count for event in lost)
-    broken: list[str] = []
-    blamed: list[LayoutEvent] = []
-    if copies is not None and number > copies:
-        broken.append(f"{plural(number, 'layout copy')}, at most {copies} allowed")
-    if size is not None and total > size:
-        broken.append(f"{format_size(total)} copied, at most {format_size(size)} allowed")
-    if broken:
-        blamed += copied
-    if losses is not None and losing > losses:
-        broken.append(f"{plural(losing, 'format loss')}, at most {losses} allowed")
-        blamed += lost
-    return explain("; ".join(broken), blamed, unseen) if broken else None
+    return [*(copied if names & {"copies", "bytes"} else ()), *(lost if "losses" in names else ())]
 
 
-def explain(headline: str, blamed: Sequence[LayoutEvent], unseen: Sequence[str] = ()) -> str:
+def explain(
+    headline: str,
+    blamed: Sequence[LayoutEvent],
+    unseen: Sequence[str] = (),
+    listed_by: str = "print(trace) lists them",
+) -> str:
     """A headline, and below it the costliest of the events that are to blame."""
     worst = costliest(blamed)
     lines = [headline, *(f"  {describe(event)}" for event in worst[:_SHOWN])]
     if len(worst) > _SHOWN:
-        lines.append(f"  and {len(worst) - _SHOWN} more: print(trace) lists them")
+        lines.append(f"  and {len(worst) - _SHOWN} more: {listed_by}")
     if unseen:
         more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
         lines.append(f"  not seen: {unseen[0]}{more}")

@@ -1,0 +1,38 @@
+"""Text from outside in GitHub-flavoured Markdown: in code spans, where nothing in it means anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from esper_guard.report.text import shown
+
+MOST = 200
+"""How many characters of a text are shown."""
+
+
+def code(text: str, most: int = MOST) -> str:
+    """A code span that can stand in a table. Mentions and references to issues in it are none to GitHub.
+
+    Control characters become U+FFFD; spaces at both ends go.
+    """
+    one_line = " ".join(shown(text).split())
+    if len(one_line) > most:
+        one_line = f"{one_line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+    if not one_line:
+        return ""
+    longest = max(map(len, re.findall("`+", one_line)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if one_line.startswith("`") or one_line.endswith("`") else ""
+    return f"{fence}{pad}{one_line}{pad}{fence}".replace("|", "\\|")
+
+
+def row(cells: Iterable[str]) -> str:
+    """A row of a table, of cells that are Markdown."""
+    return f"| {' | '.join(cells)} |\n"
+
+
+def head(titles: Sequence[str], numbers: int) -> str:
+    """The first two rows; the first ``numbers`` columns are aligned to the right."""
+    ruler = ["--:" if at < numbers else "---" for at in range(len(titles))]
+    return f"{row(titles)}{row(ruler)}"
