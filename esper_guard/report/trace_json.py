@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from esper_guard.report.paths import place, relative_to_here
 from esper_guard.report.trace_report import TraceReport, Verdict
 from esper_guard.trace.baseline import News
 from esper_guard.trace.compare import Comparison, Row, rows_of, sum_of
 from esper_guard.trace.layout_trace import Cost
+from esper_guard.trace.paths import place, relative_to_here
 
 FORMAT = "esper-guard layout report"
 _VERSION = 1

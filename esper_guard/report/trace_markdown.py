@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from esper_guard.operators import why_lost
 from esper_guard.report.gfm import code, head, row
-from esper_guard.report.paths import place
 from esper_guard.report.trace_report import TraceReport, Verdict, more_than
 from esper_guard.report.trace_text import figures_in
 from esper_guard.trace.baseline import News
@@ -14,8 +12,9 @@ from esper_guard.trace.compare import Row, sum_of
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.line_texts import LineTexts
+from esper_guard.trace.paths import place
 from esper_guard.trace.sizes import format_size
-from esper_guard.trace.table import costliest, plural
+from esper_guard.trace.table import costliest, plural, why
 
 LIMIT = 1_000_000
 """Bytes; GitHub takes 1 MiB from a step."""
@@ -192,7 +191,7 @@ def _loss_cells(event: LayoutEvent, text: str) -> tuple[str, ...]:
         code(f"{'x'.join(map(str, event.shape[:8])) or 'scalar'} {event.dtype}", 80),
         code(where),
         _names([event.module] if event.module else []),
-        code(why_lost(event.operator, event.device, text) or ""),
+        code(why(event, text) or ""),
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from esper_guard.report.paths import place
 from esper_guard.report.text import shown
 from esper_guard.report.trace_report import TraceReport, signed, signed_size
 from esper_guard.trace.compare import Comparison, Row
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
+from esper_guard.trace.line_texts import LineTexts
+from esper_guard.trace.paths import place
 from esper_guard.trace.sizes import format_size
 from esper_guard.trace.table import aligned, headline, render_costs, render_notes
 
@@ -34,7 +35,7 @@ def render_text(report: TraceReport) -> str:
     """Sums, the table, and notes."""
     trace, parts = report.trace, [headline(report.trace)]
     if report.comparison is None:
-        parts.append(render_costs(report.by, _costs(trace, report.by), report.rows))
+        parts.append(render_costs(report.by, _costs(trace, report.by), report.rows, LineTexts(trace.sources)))
     else:
         parts += _compared(report.comparison, report.by, report.rows)
     if report.levels is not None:

@@ -120,7 +120,8 @@ class Baseline:
                 )
             saved = msgspec.json.decode(content, type=_File)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}: no layout baseline: {error}") from error
+            remedy = f"delete it and write it anew with {_UPDATE[of]}"
+            raise ValueError(f"{path}: no layout baseline: {error}; {remedy}") from error
         if saved.of != of:
             raise ValueError(f"{path}: {_OTHER_KIND[saved.of].format(path=path)}")
         entries = {}
@@ -202,6 +203,7 @@ def name_of(file: str, root: Path) -> str:
         return path.as_posix()
 
 
+_UPDATE: dict[Of, str] = {"test": "--layout-update", "run": "--update-baseline"}
 _OTHER_KIND: dict[Of, str] = {
     "test": "a baseline of pytest, which holds the most that one test did, while a trace adds all of them up: use "
     + "`pytest --layout-baseline={path}`, or give --baseline a file of its own, or an earlier trace",

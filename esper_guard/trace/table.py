@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import linecache
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from esper_guard.operators import why_lost
 from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.line_texts import LineTexts
+from esper_guard.trace.paths import relative_to_here
 from esper_guard.trace.sizes import format_size
 
 if TYPE_CHECKING:
@@ -54,26 +54,36 @@ def render_notes(trace: LayoutTrace) -> str:
     """Where the format was lost first, why operators of the costliest events lose it, and what could not be seen."""
     first = trace.first_loss
     lost = [] if first is None else [f"channels_last first became NCHW at {describe_place(first)}"]
-    reasons = dict.fromkeys(filter(None, map(why, costliest(trace.events)[:ROWS])))
+    texts = LineTexts(trace.sources)
+    shown = costliest(trace.events)[:ROWS]
+    reasons = dict.fromkeys(filter(None, (why(event, texts.read(event.file, event.line)) for event in shown)))
     lost += [f"why: {reason}" for reason in reasons]
     return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
 
 
-def why(event: LayoutEvent) -> str | None:
-    """``"softmax writes NCHW whatever it reads (CPU)"``; None if it is no loss, or the table of operators can't tell."""
+def why(event: LayoutEvent, line: str) -> str | None:
+    """``"softmax writes NCHW whatever it reads (CPU)"``; None if it is no loss, or the table of operators can't tell.
+
+    Args:
+        event: what to explain.
+        line: the text of its source line, which tells apart operators that are the same to torch; empty if unknown.
+    """
     of_a_gradient = event.is_copy and event.phase == "backward"  # which the line of the forward doesn't name
     if not event.leaves_channels_last or event.kind == "explicit" or of_a_gradient:
         return None
-    return why_lost(event.operator, event.device, source_of(event.location))
+    return why_lost(event.operator, event.device, line)
 
 
-def render_costs(title: str, costs: dict[str, Cost], rows: int | None = None) -> str:
-    """What `by_line` and the like return, as a table."""
+def render_costs(
+    title: str, costs: dict[str, Cost], rows: int | None = None, texts: LineTexts | None = None
+) -> str:
+    """What `by_line` and the like return, as a table; ``texts`` has those of the lines."""
     if not costs:
         return "nothing was copied or lost"
     shown = list(costs.items())[:rows]
     header = ("bytes", "copies", "losses", "other copies", "other bytes", "internal", title)
-    columns = zip(header, *(_cost_cells(name, cost) for name, cost in shown), strict=True)
+    known = texts or LineTexts()
+    columns = zip(header, *(_cost_cells(name, cost, known) for name, cost in shown), strict=True)
     cells = list(zip(*(column for column in columns if any(column[1:])), strict=True))
     lines = aligned(cells, left=len(cells[0]) - 1)
     if len(shown) < len(costs):
@@ -114,21 +124,21 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}es"
 
 
-def _cost_cells(name: str, cost: Cost) -> tuple[str, ...]:
+def _cost_cells(name: str, cost: Cost, texts: LineTexts) -> tuple[str, ...]:
     numbers = (cost.copies, cost.losses, cost.other_copies, cost.internal)
     copies, losses, others, internal = (str(number or "") for number in numbers)
     size, other_size = (format_size(size) if size else "" for size in (cost.bytes, cost.other_bytes))
-    return (size, copies, losses, others, other_size, internal, f"{_relative(name)}{_source(name)}")
+    return (size, copies, losses, others, other_size, internal, f"{_relative(name)}{_source(name, texts)}")
 
 
-def source_of(location: str) -> str:
-    """The text of the line ``"file:line"``, without its indentation, if it still can be read."""
+def source_of(location: str, texts: LineTexts) -> str:
+    """The text of the line ``"file:line"``, without its indentation, if it is known."""
     file, _, line = location.rpartition(":")
-    return linecache.getline(file, int(line)).strip() if file and line.isdecimal() else ""
+    return texts.read(file, int(line)) if line.isdecimal() else ""
 
 
-def _source(name: str) -> str:
-    text = source_of(name)
+def _source(name: str, texts: LineTexts) -> str:
+    text = source_of(name, texts)
     return f"  {text}" if text else ""
 
 
@@ -168,5 +178,5 @@ def _where(event: LayoutEvent) -> str:
 
 
 def _relative(location: str) -> str:
-    """Below the working directory, without it."""
-    return location.removeprefix(os.getcwd() + os.sep)
+    file, _, line = location.rpartition(":")
+    return f"{relative_to_here(file)}:{line}" if file and line.isdecimal() else location

@@ -15,7 +15,7 @@ from esper_guard.trace.saved import schema
 from esper_guard.trace.sizes import format_size, parse_size
 from esper_guard.trace.table import render_costs, why
 from esper_guard.trace.tally import prototype_of
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, run_python, run_without_torch
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -262,6 +262,17 @@ class TestFiles:
         assert loaded.executed == {str(model): {1}}
         assert load_trace(loaded.save(tmp_path / "again.json")).sources == loaded.sources
 
+    def test_the_text_report_shows_the_lines_as_they_were(self, tmp_path: Path) -> None:
+        model = tmp_path / "model.py"
+        model.write_text("y = x.reshape(-1)\n")
+        saved = trace_of(event(file=str(model), line=1), event(file="model\0.py", line=1)).save(
+            tmp_path / "t.json"
+        )
+        model.write_text("changed\n")
+        done = run_without_torch("report", str(saved))
+        assert "y = x.reshape(-1)" in done.stdout
+        assert "changed" not in done.stdout
+
     def test_merging_says_what_changed_in_between(self) -> None:
         first, second, third = LayoutTrace(), LayoutTrace(), LayoutTrace()
         first.sources, second.sources, third.sources = (
@@ -402,7 +413,10 @@ class TestText:
         source.write_text("y = F.instance_norm(x)\nz = x.contiguous()\n")
         copy = {"file": str(source), "line": 1}
         softmax = {"kind": "loss", "operator": "aten._softmax.default"}
-        assert why(event(**copy)) == "instance_norm writes NCHW whatever it reads (CPU)"
+        assert (
+            why(event(**copy), "y = F.instance_norm(x)")
+            == "instance_norm writes NCHW whatever it reads (CPU)"
+        )
         for silent in (
             event(),
             event(**copy, phase="backward"),
@@ -411,7 +425,7 @@ class TestText:
             event(**softmax, device="cuda:0"),
             event(**{**copy, "line": 2, "kind": "explicit"}),
         ):
-            assert why(silent) is None
+            assert why(silent, "y = F.instance_norm(x)" if silent.line == 1 else "") is None
         text = str(trace_of(event(**softmax), event(**softmax, line=2), event(**copy)))
         assert [line for line in text.splitlines() if line.startswith("why")] == [
             "why: instance_norm writes NCHW whatever it reads (CPU)",

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from esper_guard.runtime.formats import layout_of
 from esper_guard.runtime.tracing.mode import running_traces
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.line_texts import LineTexts
 from esper_guard.trace.table import describe_place, why
 
 
@@ -22,5 +24,9 @@ def where_lost(tensor: Tensor) -> str | None:
         same = [event for event in lost if event.shape == tuple(tensor.shape)]
         if lost:
             newest = (same or lost)[-1]
-            return "; ".join(filter(None, [describe_place(newest), why(newest)]))
+            return "; ".join(filter(None, [describe_place(newest), _why(newest)]))
     return None
+
+
+def _why(event: LayoutEvent) -> str | None:
+    return why(event, LineTexts().read(event.file, event.line))
