@@ -10,6 +10,7 @@ import click
 from esper_guard import __version__
 from esper_guard.cli.check import check
 from esper_guard.cli.doctor import doctor
+from esper_guard.cli.profile import profile
 from esper_guard.cli.report import report
 from esper_guard.cli.rule import rule
 from esper_guard.cli.trace import trace
@@ -34,6 +35,7 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(check)
 cli.add_command(doctor)
+cli.add_command(profile)
 cli.add_command(report)
 cli.add_command(rule)
 cli.add_command(trace)

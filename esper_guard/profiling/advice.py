@@ -1,0 +1,205 @@
+"""What follows from the figures of a comparison, in sentences. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from esper_guard.profiling.choices import ISOLATIONS
+from esper_guard.profiling.result import Arm, Comparison, LineCost, Machine, Noise, Ratio, Settings
+from esper_guard.profiling.statistics import FEWEST_ROUNDS, is_faster, is_quiet, is_slower
+from esper_guard.trace.sizes import format_size
+from esper_guard.trace.table import plural
+
+_MOST_LINES: Final = 8
+_REORDERS: Final = {"cpu": "oneDNN", "cuda": "cuDNN"}
+
+
+def advise(comparison: Comparison, machine: Machine, settings: Settings) -> list[str]:
+    """Whether channels_last is worth it, what eats the gain, what would help, and how sure all that is."""
+    return [
+        _verdict(comparison),
+        *_about_lines(_channels_last(comparison)),
+        *_about_isolation(comparison),
+        *([f"Hardened: {comparison.hardened}."] if comparison.hardened is not None else []),
+        *_certainty(comparison, machine, settings),
+    ]
+
+
+def _channels_last(comparison: Comparison) -> Arm:
+    """The arm that channels_last is judged by."""
+    return next(arm for arm in comparison.arms if arm.memory_format == "NHWC")
+
+
+def _verdict(comparison: Comparison) -> str:
+    first, last = comparison.arms[0], _channels_last(comparison)
+    ratio, noise = comparison.ratio(last.name, first.name), comparison.noise
+    bytes_too = f"and {_copied(last)}"
+    if ratio is None or noise is None:
+        return f"Time was not measured. In channels_last the step {_copied(last)}{_allocated(first, last)}."
+    if noise.rounds < FEWEST_ROUNDS:
+        return (
+            f"Can't tell whether channels_last is worth it here: {noise.rounds} rounds are too few for an "
+            f"interval, measure at least {FEWEST_ROUNDS}. The step {_copied(last)}."
+        )
+    if is_faster(ratio, noise):
+        return f"channels_last is worth it here: the step takes {_shown(ratio)} of the time, {bytes_too}."
+    if is_slower(ratio, noise):
+        return (
+            f"channels_last is not worth it here: the step takes {_shown(ratio)} times as long, {bytes_too}."
+        )
+    if not is_quiet(noise):
+        return (
+            f"Can't tell whether channels_last is worth it here: the step takes {_shown(ratio)} of the time, and this "
+            f"machine is too noisy to tell differences below {_percent(noise)}; the step {_copied(last)}."
+        )
+    return (
+        f"channels_last makes no difference that this machine can tell: the step takes {_shown(ratio)} of the "
+        f"time, and differences below {_percent(noise)} are noise; the step {_copied(last)}."
+    )
+
+
+def _copied(arm: Arm) -> str:
+    if arm.unseen:
+        return "copies what could not be seen"
+    if not arm.copies:
+        return "copies nothing between memory formats"
+    return f"copies {format_size(arm.copied)} between memory formats ({plural(arm.copies, 'copy')})"
+
+
+def _allocated(first: Arm, last: Arm) -> str:
+    if first.memory is None or last.memory is None:
+        return ""
+    ours, theirs = format_size(last.memory.allocated), format_size(first.memory.allocated)
+    return f" and allocates {ours}, against {theirs} in NCHW"
+
+
+def _about_lines(arm: Arm) -> Iterator[str]:
+    """The lines that eat the gain, the costliest first."""
+    if arm.unseen:
+        yield (
+            f"Not seen: {'; '.join(arm.unseen)}. For the lines of eager code, measure with --no-time and without "
+            "--compile."
+        )
+    copies = [line for line in arm.lines if line.is_copy and line.changes_format and not line.is_meant]
+    losses = [line for line in arm.lines if line.kind == "loss" and line.phase == "forward"]
+    places = list(dict.fromkeys(line.place for line in (*copies, *losses)))
+    for place in places[:_MOST_LINES]:
+        here = [line for line in (*copies, *losses) if line.place == place]
+        yield _about_place(here)
+    if len(places) > _MOST_LINES:
+        rest = sum(line.bytes for line in copies if line.place in places[_MOST_LINES:])
+        yield f"{_lines(len(places) - _MOST_LINES)} more copy {format_size(rest)} or lose channels_last."
+    meant = sum(line.bytes for line in arm.lines if line.is_copy and line.changes_format and line.is_meant)
+    if meant:
+        yield (
+            f"{format_size(meant)} of the copies are conversions into channels_last that a line asks for, or gradients "
+            "of parameters: they are meant."
+        )
+    if not places and not arm.unseen:
+        yield "No line copies out of channels_last or loses it."
+
+
+def _lines(number: int) -> str:
+    """``"1 line"``, ``"2 lines"``."""
+    return "1 line" if number == 1 else f"{number} lines"
+
+
+def _about_place(lines: list[LineCost]) -> str:
+    """One line of source: what it does, and what would help."""
+    copied = sum(line.bytes for line in lines if line.is_copy)
+    code = f" `{lines[0].text}`" if lines[0].text else ""
+    states = dict.fromkeys(f"{line.source_format} -> {line.result_format}" for line in lines)
+    does = (
+        f"copies {format_size(copied)} a step"
+        if copied
+        else "loses channels_last, so that what reads it runs in NCHW"
+    )
+    remedy = next((sentence for sentence in map(_remedy, lines) if sentence is not None), "")
+    return f"{lines[0].place}{code} {does} ({', '.join(states)}).{remedy}"
+
+
+def _remedy(line: LineCost) -> str | None:
+    if line.help is not None:
+        return f" {line.rule}: {line.help.rstrip('.')}."
+    if line.why is not None:
+        return f" Why: {line.why}."
+    if line.finding is not None:
+        return f" {line.rule}: {line.finding.rstrip('.')}."
+    if line.kind == "explicit":
+        return " The line asks for it: leave it out unless something there needs NCHW."
+    return None
+
+
+def _about_isolation(comparison: Comparison) -> Iterator[str]:
+    """What the ways to cut the gradient off cost over the first one."""
+    for arm in comparison.arms:
+        ours = next(other for other in comparison.arms if other.memory_format == arm.memory_format)
+        if arm is ours or arm.isolation is None or ours.isolation is None:
+            continue
+        costs = _costs(arm, ours)
+        ratio, noise = comparison.ratio(arm.name, ours.name), comparison.noise
+        time = f"; {_time(ratio, noise)}" if ratio is not None and noise is not None else ""
+        forms = (
+            f"`{ISOLATIONS.get(arm.isolation, arm.isolation)}` instead of `{ISOLATIONS.get(ours.isolation)}`"
+        )
+        bytes_ = f"the step {', '.join(costs)}" if costs else "no byte more is copied or allocated"
+        yield f"{forms} in {arm.memory_format}: {bytes_}{time}."
+
+
+def _costs(arm: Arm, ours: Arm) -> list[str]:
+    """What differs in bytes."""
+    differences = [("copies", arm.copied + arm.other_copied - ours.copied - ours.other_copied, "")]
+    if arm.memory is not None and ours.memory is not None:
+        differences += [
+            ("allocates", arm.memory.forward - ours.memory.forward, " in the forward"),
+            ("allocates", arm.memory.backward - ours.memory.backward, " in the backward"),
+            ("needs", arm.memory.peak - ours.memory.peak, " at its peak"),
+        ]
+    return [
+        f"{verb} {format_size(abs(size))} {'more' if size > 0 else 'less'}{where}"
+        for verb, size, where in differences
+        if size
+    ]
+
+
+def _time(ratio: Ratio, noise: Noise) -> str:
+    if is_slower(ratio, noise):
+        return f"it takes {_shown(ratio)} times as long"
+    if is_faster(ratio, noise):
+        return f"it takes {_shown(ratio)} of the time"
+    return f"no difference in time that this machine can tell: {_shown(ratio)}"
+
+
+def _certainty(comparison: Comparison, machine: Machine, settings: Settings) -> Iterator[str]:
+    hardware = machine.devices.get(comparison.device, comparison.device)
+    where = f"torch {machine.torch}, {hardware}"
+    if comparison.device == "cpu":
+        where += f", threads: {machine.threads}"
+    noise = comparison.noise
+    if noise is None:
+        yield f"Bytes and copies are exact, and the same in every run: {where}."
+    else:
+        floor = f"differences below {_percent(noise)} are not claimed"
+        if not is_quiet(noise):
+            floor = (
+                f"it is too noisy here to tell differences below {_percent(noise)}: close other programs, try "
+                "--threads 1 or give --time more"
+            )
+        yield (
+            f"How sure: {noise.rounds} rounds, medians of ratios within a round with 95 % intervals; the same code against "
+            f"itself is {_shown(noise.ratio)}, so {floor}. Bytes and copies are exact. {where}."
+        )
+    library = _REORDERS.get(comparison.device.partition(":")[0])
+    if library is not None:
+        yield f"Reorders that {library} makes inside its kernels are in the times, and in no count of copies or bytes."
+
+
+def _shown(ratio: Ratio) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _percent(noise: Noise) -> str:
+    if noise.floor > 1:
+        return f"a factor of {1 + noise.floor:.1f}"
+    return f"{noise.floor * 100:.1f} %"

@@ -1,0 +1,352 @@
+"""From a request to a `Profile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from esper_guard.profiling.advice import advise
+from esper_guard.profiling.builtin import BuiltIn
+from esper_guard.profiling.choices import ISOLATIONS
+from esper_guard.profiling.devices import available_devices, check_device, machine
+from esper_guard.profiling.failures import ProfileError, described
+from esper_guard.profiling.layout_copies import line_costs, trace_step
+from esper_guard.profiling.memory import memory_of
+from esper_guard.profiling.module_times import module_times
+from esper_guard.profiling.result import (
+    AGAIN,
+    Arm,
+    Comparison,
+    MemoryFormat,
+    Noise,
+    Part,
+    Profile,
+    Ratio,
+    Settings,
+    Times,
+)
+from esper_guard.profiling.shapes import Shape
+from esper_guard.profiling.statistics import noise_of, paired_ratio
+from esper_guard.profiling.step import NoGradientError, Step
+from esper_guard.profiling.target import Target
+from esper_guard.profiling.timing import time_steps
+from esper_guard.profiling.workload import (
+    INPUT_REMEDY,
+    Workload,
+    built_in_workload,
+    shown_inputs,
+    target_workload,
+)
+from esper_guard.runtime.hazards import HAZARDS, HazardError, harden, hazard_guard
+from esper_guard.runtime.hazards.hazard import Consequence
+from esper_guard.trace.layout_trace import LayoutTrace
+
+Progress = Callable[[str, float], None]
+"""Is told what is being done, and the share of the whole that is done."""
+
+_MODULE_ROUNDS = 20
+"""The most, if a number of rounds is asked for."""
+_MODULE_SHARE = 0.2
+"""Of the time for the rounds."""
+_FORMATS: tuple[MemoryFormat, ...] = ("NCHW", "NHWC")
+_COMPILATIONS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure, and how."""
+
+    command: str
+    target: Target | None = None
+    shapes: Sequence[Shape] = ()
+    built_ins: Sequence[BuiltIn] = ()
+    """What to measure without a target."""
+    isolations: Sequence[str] = tuple(ISOLATIONS)
+    """Of these."""
+    training: bool = True
+    devices: Sequence[str] = ()
+    """Empty: the CPU and the accelerator, if there is one."""
+    dtype: str | None = None
+    autocast: str | None = None
+    compiled: bool = False
+    threads: int | None = None
+    rounds: int | None = None
+    seconds: float = 20.0
+    """For each comparison, if ``rounds`` is None."""
+    timed: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Variant:
+    name: str
+    memory_format: MemoryFormat
+    isolation: str | None
+
+
+def measure(request: Request, progress: Progress) -> tuple[Profile, LayoutTrace]:
+    """Measure everything that is asked for.
+
+    Returns:
+        The profile, and the trace of the first NHWC arm.
+
+    Raises:
+        ProfileError: the model can't be loaded or run; the message names the remedy.
+    """
+    devices = list(dict.fromkeys(request.devices)) or available_devices()
+    try:
+        for device in devices:
+            check_device(device)
+    except ValueError as error:
+        raise ProfileError(str(error)) from error
+    comparisons: list[Comparison] = []
+    traces: list[LayoutTrace] = []
+    inputs: list[str] = []
+    with _prepared(request):
+        number = (1 if request.target is not None else len(request.built_ins)) * len(devices)
+        for workload in _workloads(request):
+            inputs = [] if request.target is None else shown_inputs(workload.inputs)
+            for device in devices:
+                at = len(comparisons)
+
+                def within(what: str, share: float, at: int = at) -> None:
+                    progress(what, (at + share) / number)
+
+                comparison, trace = _compare(request, workload, device, within)
+                comparisons.append(comparison)
+                traces.append(trace)
+        here = machine(devices)
+    settings = _settings(request, inputs)
+    advised = [replace(each, advice=advise(each, here, settings)) for each in comparisons]
+    return Profile(machine=here, settings=settings, comparisons=advised), traces[0]
+
+
+def _workloads(request: Request) -> Iterator[Workload]:
+    if request.target is not None:
+        yield target_workload(request.target, request.shapes, request.seed)
+    for built_in in request.built_ins if request.target is None else ():
+        yield built_in_workload(built_in, request.isolations, request.seed)
+
+
+def _settings(request: Request, inputs: list[str]) -> Settings:
+    return Settings(
+        command=request.command,
+        target=None if request.target is None else request.target.text,
+        training=request.training,
+        inputs=inputs,
+        dtype=request.dtype,
+        autocast=request.autocast,
+        compiled=request.compiled,
+        seed=request.seed,
+        timed=request.timed,
+    )
+
+
+@contextmanager
+def _prepared(request: Request) -> Iterator[None]:
+    """The number of threads, and Dynamo's limit, as they are asked for; afterwards as they were."""
+    threads = torch.get_num_threads()
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    try:
+        if request.compiled:
+            config = torch._dynamo.config
+            limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+            with config.patch({limit: _COMPILATIONS}):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(
+    request: Request, workload: Workload, device: str, progress: Callable[[str, float], None]
+) -> tuple[Comparison, LayoutTrace]:
+    variants = [
+        _Variant(
+            memory_format if isolation is None else f"{memory_format} {isolation}", memory_format, isolation
+        )
+        for memory_format, isolation in product(_FORMATS, workload.models)
+    ]
+    where = f"{workload.name} on {device}"
+    progress(f"{where}: first steps", 0.0)
+    steps, hardened = _running(request, workload, device, variants)
+    traces = {name: trace_step(step) for name, step in steps.items()}
+    lines = {name: line_costs(trace) for name, trace in traces.items()}
+    memories = {name: memory_of(step) for name, step in steps.items()}
+    times: dict[str, Times] = {}
+    modules = {}
+    if request.timed:
+        first = variants[0]
+        again = f"{first.name} {AGAIN}"
+        timed_steps = {**steps, again: _step(request, workload, device, first)}
+        times = time_steps(
+            timed_steps,
+            request.rounds,
+            request.seconds,
+            request.seed,
+            lambda share: progress(f"{where}: rounds", 0.05 + 0.85 * share),
+        )
+        if not request.compiled:
+            modules = module_times(
+                steps,
+                lines,
+                None if request.rounds is None else min(request.rounds, _MODULE_ROUNDS),
+                request.seconds * _MODULE_SHARE,
+                request.seed,
+                lambda share: progress(f"{where}: modules", 0.9 + 0.1 * share),
+            )
+    arms = [
+        Arm(
+            name=variant.name,
+            memory_format=variant.memory_format,
+            isolation=variant.isolation,
+            lines=lines[variant.name],
+            unseen=list(traces[variant.name].unseen),
+            memory=memories[variant.name],
+            times=times.get(variant.name),
+            modules=modules.get(variant.name, []),
+        )
+        for variant in variants
+    ]
+    ratios = _ratios(arms, times, request) if times else []
+    comparison = Comparison(
+        workload=workload.name,
+        device=device,
+        arms=arms,
+        ratios=ratios,
+        noise=_noise(arms[0], times, request) if times else None,
+        hardened=hardened,
+    )
+    channels_last = next(variant for variant in variants if variant.memory_format == "NHWC")
+    return comparison, traces[channels_last.name]
+
+
+def _running(
+    request: Request, workload: Workload, device: str, variants: list[_Variant]
+) -> tuple[dict[str, Step], str | None]:
+    """Steps that have run, and what would have happened to them had they not been hardened."""
+    hardened = _built_in_hazard(workload, device)
+    try:
+        return _tried(request, workload, device, variants), hardened
+    except HazardError as error:
+        hardened = _hazard_named(error)
+    for model in workload.models.values():
+        harden(model)
+    try:
+        return _tried(request, workload, device, variants), hardened
+    except HazardError as error:
+        raise ProfileError(
+            f"{workload.name} can't be measured on {device}, not even hardened: {error}"
+        ) from error
+
+
+def _tried(request: Request, workload: Workload, device: str, variants: list[_Variant]) -> dict[str, Step]:
+    """Steps that have run twice; a call that would crash the process raises a HazardError."""
+    steps: dict[str, Step] = {}
+    for variant in variants:
+        steps[variant.name] = _tried_step(request, workload, device, variant, ran_before=bool(steps))
+    return steps
+
+
+def _tried_step(
+    request: Request, workload: Workload, device: str, variant: _Variant, ran_before: bool
+) -> Step:
+    try:
+        step = _step(request, workload, device, variant)
+    except Exception as error:
+        raise ProfileError(f"{workload.name} can't be put on {device}: {described(error)}") from error
+    try:
+        with hazard_guard(_hazards_on(step.device.type)):
+            step()
+            step()
+    except HazardError:
+        raise
+    except NoGradientError as error:
+        raise ProfileError(
+            f"nothing that {workload.name} returns needs a gradient: measure it with --inference"
+        ) from error
+    except Exception as error:
+        raise ProfileError(_failed(workload, device, variant, ran_before, error)) from error
+    return step
+
+
+def _failed(workload: Workload, device: str, variant: _Variant, ran_before: bool, error: Exception) -> str:
+    shapes = ", ".join(shown_inputs(workload.inputs)) or "no tensors"
+    if ran_before and variant.memory_format == "NHWC":
+        return (
+            f"{workload.name} runs in NCHW on {device}, but in channels_last it raised {described(error)}: "
+            "that line can't work on channels_last; `esper-guard check` may know the remedy (reshape instead of view)"
+        )
+    return f"{workload.name} raised {described(error)} on {device} with inputs {shapes}: {INPUT_REMEDY}"
+
+
+def _step(request: Request, workload: Workload, device: str, variant: _Variant) -> Step:
+    return Step(
+        workload.models[variant.isolation],
+        workload.inputs,
+        device,
+        channels_last=variant.memory_format == "NHWC",
+        training=request.training,
+        dtype=None if request.dtype is None else getattr(torch, request.dtype),
+        autocast=None if request.autocast is None else getattr(torch, request.autocast),
+        compiled=request.compiled,
+    )
+
+
+def _hazards_on(kind: str) -> list[str]:
+    """Those that crash or corrupt on a kind of device; a guard against others would only slow operators down."""
+    return [
+        hazard.id
+        for hazard in HAZARDS.values()
+        if hazard.consequence in (Consequence.CRASH, Consequence.WRONG_NUMBERS)
+        and kind in (hazard.devices or (kind,))
+    ]
+
+
+def _hazard_named(error: HazardError) -> str:
+    hazard = HAZARDS[error.hazard]
+    where = "" if error.location is None else f" at {error.location}"
+    return f"{hazard.title}{where} ({hazard.id}: {hazard.consequence.value}); every arm was cured of it by esper_guard.harden"
+
+
+def _built_in_hazard(workload: Workload, device: str) -> str | None:
+    """What SeedSlot cures without being asked."""
+    hazard = HAZARDS["group-norm-null-write"]
+    slotted = next(iter(workload.models)) in ISOLATIONS
+    norms = any(
+        isinstance(part, nn.GroupNorm) for model in workload.models.values() for part in model.modules()
+    )
+    if slotted and norms and torch.device(device).type in (hazard.devices or ()) and hazard.affects():
+        return f"{hazard.title} (torch {torch.__version__}); SeedSlot hardens its seed against that"
+    return None
+
+
+def _ratios(arms: list[Arm], times: dict[str, Times], request: Request) -> list[Ratio]:
+    """Each arm against the first, and each way of isolation against the first one in the same memory format."""
+    pairs = [(arm.name, arms[0].name) for arm in arms[1:]]
+    for arm in arms:
+        ours = next(other for other in arms if other.memory_format == arm.memory_format)
+        if arm is not ours and (arm.name, ours.name) not in pairs:
+            pairs.append((arm.name, ours.name))
+    return [_ratio(name, to, part, times, request) for name, to in pairs for part in _parts(request)]
+
+
+def _noise(first: Arm, times: dict[str, Times], request: Request) -> Noise:
+    again = _ratio(f"{first.name} {AGAIN}", first.name, "step", times, request)
+    return noise_of(again, times[again.arm].step)
+
+
+def _ratio(name: str, to: str, part: Part, times: dict[str, Times], request: Request) -> Ratio:
+    return paired_ratio(name, to, part, times[name].of(part), times[to].of(part), request.seed)
+
+
+def _parts(request: Request) -> tuple[Part, ...]:
+    return ("step", "forward", "backward") if request.training else ("step",)

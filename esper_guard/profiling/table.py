@@ -1,0 +1,167 @@
+"""A profile for the terminal. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from esper_guard.profiling.choices import PARTS
+from esper_guard.profiling.isolation_table import has_isolations, isolation_cells
+from esper_guard.profiling.result import Arm, Comparison, LineCost, ModuleTime, Part, Profile, Ratio, Spread
+from esper_guard.profiling.statistics import spread
+from esper_guard.trace.sizes import format_size
+from esper_guard.trace.table import aligned
+
+ROWS = 10
+Cells = list[tuple[str, ...]]
+"""Rows of a table, the header first."""
+ISOLATION = "bytes more than with x.detach(), in one step (and how often those of the copy itself)"
+
+
+def render_table(profile: Profile, parts: Collection[str] = PARTS) -> str:
+    """These parts, for each comparison."""
+    blocks = [head(profile)]
+    for comparison in profile.comparisons:
+        blocks.append(f"{comparison.workload}, {comparison.device}")
+        for title, cells, left in _tables(comparison, parts):
+            blocks.append("\n".join([title, *aligned(cells, left=left)]))
+        if "advice" in parts:
+            blocks.append("\n".join(f"- {sentence}" for sentence in comparison.advice))
+    return "\n\n".join(blocks)
+
+
+def head(profile: Profile) -> str:
+    """What was measured, and where, in two lines. The hardware is named where that matters: bytes are the same."""
+    machine, settings = profile.machine, profile.settings
+    what = [
+        settings.target or "built-in host with a SeedSlot",
+        "training step" if settings.training else "inference",
+    ]
+    what += settings.inputs
+    what += [f"dtype {settings.dtype}"] if settings.dtype else []
+    what += [f"autocast {settings.autocast}"] if settings.autocast else []
+    what += ["torch.compile"] if settings.compiled else []
+    where = [f"torch {machine.torch}"]
+    if settings.timed:
+        where.append(threads(machine.threads))
+    where += [
+        f"{name} ({hardware})" if settings.timed else name for name, hardware in machine.devices.items()
+    ]
+    return f"{', '.join(what)}\n{', '.join(where)}"
+
+
+def threads(number: int) -> str:
+    """``"2 threads"``."""
+    return f"{number} thread" if number == 1 else f"{number} threads"
+
+
+def _tables(comparison: Comparison, parts: Collection[str]) -> list[tuple[str, Cells, int]]:
+    """Titles and cells of a comparison, with how many columns on the left are numbers; only those with something in them."""
+    found: list[tuple[str, Cells, int]] = []
+    if "bytes" in parts:
+        found.append(("bytes in one step", byte_cells(comparison), 0))
+    if "isolation" in parts and has_isolations(comparison):
+        found.append((ISOLATION, isolation_cells(comparison), 0))
+    if "time" in parts and comparison.noise is not None:
+        found.append(
+            ("time of one step: median (quartiles), and ratio (95 % interval)", time_cells(comparison), 0)
+        )
+    channels_last = [arm for arm in comparison.arms if arm.memory_format == "NHWC" and arm.lines]
+    if "lines" in parts:
+        found += [(f"lines, {arm.name}: the costliest", line_cells(arm), 2) for arm in channels_last]
+    for arm in shown_by_module(comparison) if "modules" in parts else ():
+        title = f"modules, {arm.name}: the slowest by themselves, median (quartiles)"
+        found.append((title, module_cells(arm), 0))
+    return found
+
+
+def byte_cells(comparison: Comparison) -> Cells:
+    """Copies and memory of each arm."""
+    header = ("arm", "layout copies", "copied", "losses", "other copies", "forward", "backward", "peak")
+    cells: Cells = [header]
+    for arm in comparison.arms:
+        memory = arm.memory
+        sizes = ("not measured",) * 3
+        if memory is not None:
+            sizes = (format_size(memory.forward), format_size(memory.backward), format_size(memory.peak))
+        copied = (str(arm.copies), format_size(arm.copied), str(arm.losses), format_size(arm.other_copied))
+        cells.append((arm.name, *(("not seen",) * 4 if arm.unseen else copied), *sizes))
+    return cells
+
+
+def time_cells(comparison: Comparison) -> Cells:
+    """Times of each arm, and ratios to the first one."""
+    first = comparison.arms[0]
+    training = first.times is not None and bool(first.times.backward)
+    cells: Cells = [("arm", *(("forward", "backward") if training else ()), "step", f"step / {first.name}")]
+    for arm in comparison.arms:
+        if arm.times is None:
+            continue
+        parts: tuple[Part, ...] = ("forward", "backward", "step") if training else ("step",)
+        ratio = comparison.ratio(arm.name, first.name)
+        row = tuple(milliseconds(spread(arm.times.of(part))) for part in parts)
+        cells.append((arm.name, *row, "1" if ratio is None else shown_ratio(ratio)))
+    if comparison.noise is not None:
+        again = comparison.noise.ratio
+        cells.append((again.arm, *("" for _ in cells[0][2:]), shown_ratio(again)))
+    return cells
+
+
+def line_cells(arm: Arm, rows: int = ROWS) -> Cells:
+    """The costliest lines of an arm; a copy that changes strides only comes last."""
+    cells: Cells = [("bytes", "times", "kind", "operator", "where", "line")]
+    for line in arm.lines[:rows]:
+        size = "" if line.kind == "loss" else format_size(line.bytes)
+        cells.append((size, str(line.count), kind_of(line), line.operator, where(line), line.text))
+    return cells
+
+
+def kind_of(line: LineCost) -> str:
+    """``"hidden, backward"``."""
+    parts: list[str] = [line.kind]
+    parts += [] if line.changes_format or not line.is_copy else ["strides only"]
+    parts += [] if line.phase == "forward" else [line.phase]
+    return ", ".join(parts)
+
+
+def where(line: LineCost) -> str:
+    """``"model.py:12 (layers.0)"``."""
+    return line.place if line.module is None else f"{line.place} ({line.module})"
+
+
+def module_cells(arm: Arm, rows: int = ROWS) -> Cells:
+    """The slowest modules of an arm."""
+    cells: Cells = [("module", "class", "forward", "backward", "copied")]
+    cells += [
+        (
+            time.module,
+            time.kind,
+            milliseconds(time.forward),
+            milliseconds(time.backward),
+            format_size(time.copied) if time.copied else "",
+        )
+        for time in _worth_showing(arm.modules)[:rows]
+    ]
+    return cells
+
+
+def milliseconds(times: Spread) -> str:
+    """``"1.23 ms (1.20 to 1.30)"``; empty for nothing."""
+    if not times.high:
+        return ""
+    return f"{times.median * 1e3:.2f} ms ({times.low * 1e3:.2f} to {times.high * 1e3:.2f})"
+
+
+def shown_ratio(ratio: Ratio) -> str:
+    """``"0.71 (0.68 to 0.74)"``."""
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _worth_showing(modules: list[ModuleTime]) -> list[ModuleTime]:
+    return [time for time in modules if time.forward.median + time.backward.median > 0 or time.copied]
+
+
+def shown_by_module(comparison: Comparison) -> list[Arm]:
+    """The first arm of each memory format."""
+    formats = dict.fromkeys(arm.memory_format for arm in comparison.arms)
+    first = [next(arm for arm in comparison.arms if arm.memory_format == name) for name in formats]
+    return [arm for arm in first if arm.modules]
