@@ -109,3 +109,16 @@ def test_the_plugin_examples_run(page: str, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(made.format(8 if page == "README.md" else 3) + example)
     result = pytester.runpytest_subprocess("-p", "no:xdist")
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(not str(torch.__version__).startswith("2.13.0"), reason="measured with torch 2.13.0")
+def test_the_performance_guide_is_what_its_commands_print(tmp_path: Path) -> None:
+    """The smallest of its tables; ``python benchmarks/performance_guide.py`` measures all of them."""
+    written = (ROOT / "docs" / "performance-guide.md").read_text()
+    emptied = re.sub(r"(--channels 16 .*?```\n).*?(<!-- /measured -->)", r"\1\2", written, count=1, flags=re.DOTALL)
+    assert emptied != written
+    guide = tmp_path / "guide.md"
+    guide.write_text(emptied)
+    command = [sys.executable, ROOT / "benchmarks" / "performance_guide.py", "--bytes", "--only", "16", guide]
+    subprocess.run(command, check=True, capture_output=True)
+    assert guide.read_text() == written
