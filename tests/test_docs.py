@@ -115,7 +115,9 @@ def test_the_plugin_examples_run(page: str, pytester: pytest.Pytester) -> None:
 def test_the_performance_guide_is_what_its_commands_print(tmp_path: Path) -> None:
     """The smallest of its tables; ``python benchmarks/performance_guide.py`` measures all of them."""
     written = (ROOT / "docs" / "performance-guide.md").read_text()
-    emptied = re.sub(r"(--channels 16 .*?```\n).*?(<!-- /measured -->)", r"\1\2", written, count=1, flags=re.DOTALL)
+    emptied = re.sub(
+        r"(--channels 16 .*?```\n).*?(<!-- /measured -->)", r"\1\2", written, count=1, flags=re.DOTALL
+    )
     assert emptied != written
     guide = tmp_path / "guide.md"
     guide.write_text(emptied)

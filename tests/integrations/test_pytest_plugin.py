@@ -614,6 +614,43 @@ class TestReport:
         )
         assert "model.py:6" in shown.stdout
 
+    def test_html(self, project: pytest.Pytester) -> None:
+        pytest.importorskip("jinja2")
+        project.makepyfile(test_a=TESTS)
+        reports = "--layout-report=term,html:out/report.html,json:out/trace.json"
+        result = run(project, "--layout-trace=dispatch", reports)
+        result.stdout.fnmatch_lines(["report of 6 tests written to *report.html"])
+        page = (project.path / "out" / "report.html").read_text(encoding="utf-8")
+        assert "return x.contiguous().detach()" in re.sub("<[^>]*>", "", page)
+        assert "test_a.py::test_twice[2]" in page
+        assert "EG101" in page
+
+    @pytest.mark.slow
+    def test_html_in_parallel_is_the_serial_one(self, project: pytest.Pytester) -> None:
+        pytest.importorskip("jinja2")
+        project.makepyfile(test_a=TESTS)
+        project.makeini(
+            "[pytest]\nlayout_hazards = off\nlayout_report = html:out/report.html\nlayout_trace = dispatch\n"
+        )
+        pages = []
+        for start in (run, run_parallel):
+            start(project).assert_outcomes(passed=6)
+            page = project.path / "out" / "report.html"
+            pages.append(page.read_text(encoding="utf-8"))
+            page.unlink()
+        lines = [sorted(re.findall(r'href="(#f[0-9]+-l[0-9]+)"', page)) for page in pages]
+        assert lines[0] == lines[1] != []
+
+    def test_html_without_its_packages(self, project: pytest.Pytester) -> None:
+        project.makepyfile(test_a=TESTS)
+        code = (
+            "import sys; sys.modules['jinja2'] = None; import pytest; "
+            "sys.exit(pytest.main(['-p', 'no:cacheprovider', '--layout-report=html:report.html']))"
+        )
+        done = run_python(code, cwd=project.path)
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert "pip install 'esper-guard[html]'" in done.stderr
+
     def test_a_file_that_cannot_be_written(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_a=TESTS)
         (project.path / "file").touch()
@@ -942,8 +979,21 @@ class TestOptions:
                 "layout_trace = depe",
                 "is off or dispatch or deep, not 'depe'; did you mean 'deep'?",
             ),
-            ("--layout-report=xml:a", "layout_report = xml:a", "knows term and json:PATH, not 'xml:a'"),
-            ("--layout-report=json:", "layout_report = json:", "knows term and json:PATH, not 'json:'"),
+            (
+                "--layout-report=xml:a",
+                "layout_report = xml:a",
+                "knows term, json:PATH and html:PATH, not 'xml:a'",
+            ),
+            (
+                "--layout-report=json:",
+                "layout_report = json:",
+                "knows term, json:PATH and html:PATH, not 'json:'",
+            ),
+            (
+                "--layout-report=html:",
+                "layout_report = html:",
+                "knows term, json:PATH and html:PATH, not 'html:'",
+            ),
             (
                 "--layout-fail-on=copys",
                 "layout_fail_on = copys",

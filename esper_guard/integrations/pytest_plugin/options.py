@@ -34,7 +34,7 @@ _OPTIONS = {
         {"metavar": "{off,dispatch,deep}"},
     ),
     "layout_report": _Option(
-        "what to do with the traces, several with commas or by repeating it: term, json:PATH (default: term)",
+        "what to do with the traces, several with commas or by repeating it: term, json:PATH, html:PATH (default: term)",
         {"metavar": "REPORT", "action": "append"},
         "linelist",
     ),
@@ -73,6 +73,7 @@ class Settings(NamedTuple):
     hazards: bool = False
     terminal: bool = True
     json: tuple[Path, ...] = ()
+    html: tuple[Path, ...] = ()
     root: Path = Path()
     worker: bool = False
     """Whether this process only runs tests for another one (pytest-xdist)."""
@@ -107,8 +108,10 @@ def settings_of(config: pytest.Config) -> Settings:
         _check_off(config)
     elif has_torch() and lacks_executing():
         raise pytest.UsageError("tracing layouts needs executing: pip install executing")
-    terminal, files = _reports(config)
+    terminal, json, html = _reports(config)
     looking = any(config.getoption(name, False) for name in _LOOKING)
+    if html and not looking:
+        _check_html()
     if looking or level == "off":
         baseline, update = None, False
     return Settings(
@@ -120,7 +123,8 @@ def settings_of(config: pytest.Config) -> Settings:
         update=update,
         hazards=_one(config, "layout_hazards", _HAZARDS) != "off",
         terminal=terminal,
-        json=() if looking else files,
+        json=() if looking else json,
+        html=() if looking else html,
         root=config.rootpath,
         worker=hasattr(config, "workerinput"),
     )
@@ -203,17 +207,27 @@ def _path(config: pytest.Config, name: str) -> Path | None:
     return _folder(config, name) / text if text else None
 
 
-def _reports(config: pytest.Config) -> tuple[bool, tuple[Path, ...]]:
+def _reports(config: pytest.Config) -> tuple[bool, tuple[Path, ...], tuple[Path, ...]]:
+    """Whether to write to the terminal, and the files to write as JSON and as HTML."""
     name = "layout_report"
     texts = _several(config, name)
-    files: list[Path] = []
+    files: dict[str, list[Path]] = {"json": [], "html": []}
     for text in texts:
         kind, _, path = text.partition(":")
-        if kind == "json" and path:
-            files.append(_folder(config, name) / path)
+        if kind in files and path:
+            files[kind].append(_folder(config, name) / path)
         elif text != "term":
-            raise pytest.UsageError(f"{_where(config, name)} knows term and json:PATH, not '{text}'")
-    return not texts or "term" in texts, tuple(files)
+            raise pytest.UsageError(
+                f"{_where(config, name)} knows term, json:PATH and html:PATH, not '{text}'"
+            )
+    return not texts or "term" in texts, tuple(files["json"]), tuple(files["html"])
+
+
+def _check_html() -> None:
+    from esper_guard.report.html import NEEDS, has_html
+
+    if not has_html():
+        raise pytest.UsageError(NEEDS)
 
 
 def _known(path: Path, update: bool) -> Baseline:
@@ -226,4 +240,4 @@ def _known(path: Path, update: bool) -> Baseline:
     try:
         return Baseline.load(path)
     except (OSError, ValueError) as error:
-        raise pytest.UsageError(f"{error}; delete it and write it anew with --layout-update") from error
+        raise pytest.UsageError(str(error)) from error

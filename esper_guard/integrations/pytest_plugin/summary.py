@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
+from esper_guard.trace.line_texts import LineTexts
 from esper_guard.trace.sizes import format_size
 from esper_guard.trace.table import aligned, headline, source_of
 
@@ -63,7 +64,7 @@ def _cells(location: str, line: _Line, root: Path) -> tuple[str, ...]:
         str(cost.losses or ""),
         str(cost.internal or ""),
         location.removeprefix(f"{root}{os.sep}"),
-        source_of(location),
+        source_of(location, LineTexts()),
     )
 
 

@@ -78,6 +78,8 @@ class Totals:
             self._write(session, lambda: self._update(path, reason))
         for path in settings.json:
             self._write(session, lambda path=path: self._save(path))  # type: ignore[misc]
+        for path in settings.html:
+            self._write(session, lambda path=path: self._show(path))  # type: ignore[misc]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         lines: list[str] = []
@@ -126,10 +128,20 @@ class Totals:
             self._notes.append(f"baseline: entries that did not occur were kept, because {reason}")
 
     def _save(self, path: Path) -> None:
-        trace = self._trace or LayoutTrace("deep" if self._settings.level == "deep" else "dispatch")
         path.parent.mkdir(parents=True, exist_ok=True)
         tests = _counted(len(self._tests), "test", "tests")
-        self._notes.append(f"trace of {tests} written to {trace.save(path)}")
+        self._notes.append(f"trace of {tests} written to {self._whole().save(path)}")
+
+    def _show(self, path: Path) -> None:
+        from esper_guard.report.html import write_html
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tests = _counted(len(self._tests), "test", "tests")
+        self._notes.append(f"report of {tests} written to {write_html(self._whole(), path)}")
+
+    def _whole(self) -> LayoutTrace:
+        """The sum, also of no test."""
+        return self._trace or LayoutTrace("deep" if self._settings.level == "deep" else "dispatch")
 
     def _write(self, session: pytest.Session, write: Callable[[], None]) -> None:
         try:
