@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 from esper_guard.profiling.choices import PARTS
-from esper_guard.profiling.isolation_table import has_isolations, isolation_cells
+from esper_guard.profiling.isolation_table import HEADER, has_isolations, isolation_cells
 from esper_guard.profiling.result import Comparison, Profile
 from esper_guard.profiling.table import (
     ISOLATION,
@@ -19,7 +20,8 @@ from esper_guard.profiling.table import (
 )
 from esper_guard.report.gfm import code
 
-_FIGURES = {"bytes", "times", "copied"}
+_TEXTS = {"workload", "device", "arm", "kind", "operator", "where", "line", "module", "class"}
+"""Columns of words; the others hold figures."""
 
 
 def render_markdown(profile: Profile, parts: Collection[str] = PARTS) -> str:
@@ -27,18 +29,25 @@ def render_markdown(profile: Profile, parts: Collection[str] = PARTS) -> str:
 
     There is nothing in it that changes from run to run if no time was measured.
     """
-    several = len(profile.comparisons) > 1
-    blocks = [f"```sh\n{profile.settings.command}\n```", head(profile).replace("\n", "  \n")]
+    comparisons = profile.comparisons
+    several = len(comparisons) > 1
+    shared, rests = told_apart([each.workload for each in comparisons])
+    leads = [_lead(each, rest, profile) for each, rest in zip(comparisons, rests, strict=True)]
+    about = [head(profile)]
+    if shared and profile.settings.target is None:  # or the head has it
+        about.append(f"all: {shared}" if several else shared)
+    blocks = [f"```sh\n{profile.settings.command}\n```", "\n".join(about).replace("\n", "  \n")]
     if "bytes" in parts:
-        blocks.append(_table(_joined([(each, byte_cells(each)) for each in profile.comparisons], several)))
-    isolations = [(each, isolation_cells(each)) for each in profile.comparisons if has_isolations(each)]
-    if isolations and "isolation" in parts:
-        blocks += [f"{ISOLATION.capitalize()}:", _table(_joined(isolations, several))]
-    timed = [(each, time_cells(each)) for each in profile.comparisons if each.noise is not None]
+        blocks.append(_table(_joined([byte_cells(each) for each in comparisons], leads)))
+    isolating = [(each, lead) for each, lead in zip(comparisons, leads, strict=True) if has_isolations(each)]
+    if isolating and "isolation" in parts:
+        cells = _joined([isolation_cells(each) for each, _ in isolating], [lead for _, lead in isolating])
+        blocks += [f"{ISOLATION.capitalize()}:", *_without_zeros(cells)]
+    timed = [(each, lead) for each, lead in zip(comparisons, leads, strict=True) if each.noise is not None]
     if timed and "time" in parts:
         blocks.append("Time of one step: median (quartiles), and ratio (95 % interval).")
-        blocks.append(_table(_joined(timed, several)))
-    for comparison in profile.comparisons:
+        blocks.append(_table(_joined([time_cells(each) for each, _ in timed], [lead for _, lead in timed])))
+    for comparison in comparisons:
         details = _details(comparison, parts)
         if several and details:
             details.insert(0, f"**{_name(comparison)}**")
@@ -64,16 +73,57 @@ def _details(comparison: Comparison, parts: Collection[str]) -> list[str]:
     return blocks
 
 
-def _joined(found: Sequence[tuple[Comparison, Cells]], several: bool) -> Cells:
+def told_apart(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What all names have in common, and the rest of each; a comma separates their parts.
+
+    >>> told_apart(["conv host, training, 14x14", "conv host, training, 28x28"])
+    ('conv host, training', ['14x14', '28x28'])
+    """
+    parts = [name.split(", ") for name in names]
+    if len(set(map(len, parts))) > 1:
+        return "", list(names)
+    differs = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    shared = [part for part, other in zip(parts[0], differs, strict=True) if not other]
+    rests = [[part for part, other in zip(each, differs, strict=True) if other] for each in parts]
+    return ", ".join(shared), [", ".join(rest) for rest in rests]
+
+
+def _lead(comparison: Comparison, rest: str, profile: Profile) -> dict[str, str]:
+    """The cells on the left that tell a comparison from the others, by the names of their columns."""
+    lead = {"workload": _plain(rest)} if rest else {}
+    return {**lead, "device": comparison.device} if len(profile.machine.devices) > 1 else lead
+
+
+def _joined(tables: Sequence[Cells], leads: Sequence[dict[str, str]]) -> Cells:
     """The tables of all comparisons in one."""
-    if not several:
-        return found[0][1]
-    headers = [cells[0] for _, cells in found]
+    headers = [cells[0] for cells in tables]
     header = headers[0] if len(set(headers)) == 1 else (*headers[0][:-1], "step / first arm")
     return [
-        ("workload", "device", *header),
-        *((_plain(each.workload), each.device, *row) for each, cells in found for row in cells[1:]),
+        (*leads[0], *header),
+        *((*lead.values(), *row) for cells, lead in zip(tables, leads, strict=True) for row in cells[1:]),
     ]
+
+
+def _without_zeros(cells: Cells) -> Iterator[str]:
+    """The table, with the rows that are all zero in a sentence below it."""
+    figures = len(HEADER) - 1
+    rows = [row for row in cells[1:] if set(row[-figures:]) != {"0"}]
+    if rows:
+        yield _table([cells[0], *rows])
+    by_arm: dict[str, list[tuple[str, ...]]] = {}
+    for *lead, arm in (row[:-figures] for row in cells[1:] if row not in rows):
+        by_arm.setdefault(arm, []).append(tuple(lead))
+    arms = Counter(row[-figures - 1] for row in cells[1:])
+    zeros = [_where(arm, leads, len(leads) == arms[arm]) for arm, leads in by_arm.items()]
+    if zeros:
+        yield f"Not a byte more: {'; '.join(zeros)}."
+
+
+def _where(arm: str, leads: Sequence[tuple[str, ...]], everywhere: bool) -> str:
+    """``"NCHW copy (everywhere)"``, ``"NHWC copy (tokens host, training; tokens host, holding)"``."""
+    if not any(leads):
+        return arm
+    return f"{arm} ({'everywhere' if everywhere else '; '.join(map(', '.join, leads))})"
 
 
 def _name(comparison: Comparison) -> str:
@@ -82,7 +132,7 @@ def _name(comparison: Comparison) -> str:
 
 def _table(cells: Cells) -> str:
     header, *rows = cells
-    ruler = ["---:" if name in _FIGURES else "---" for name in header]
+    ruler = ["---" if name in _TEXTS else "---:" for name in header]
     return "\n".join(_row(row) for row in (header, ruler, *rows))
 
 

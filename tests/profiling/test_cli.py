@@ -91,12 +91,27 @@ def test_markdown_is_the_same_in_every_run_without_time(command: Command) -> Non
 def test_markdown_of_several_comparisons_is_one_table() -> None:
     from esper_guard.profiling.markdown import render_markdown
 
-    each = comparison([arm("NCHW", seconds=1.0), arm("NHWC", [line(text="a | b")], seconds=1.0)], [ratio("NHWC", "NCHW", 0.7, 0.8)])  # fmt: skip
-    text = render_markdown(profile(each, each))
-    assert text.count("| workload | device | arm |") == 2
+    arms = [arm("NCHW", seconds=1.0), arm("NHWC", [line(text="a | b")], seconds=1.0)]
+    here, there = (
+        comparison(arms, [ratio("NHWC", "NCHW", 0.7, 0.8)], device=device) for device in ("cpu", "cuda:0")
+    )
+    text = render_markdown(profile(here, there))
+    assert text.count("| device | arm |") == 2
     assert "`a \\| b`" in text
-    assert "| m:f | cpu | NHWC | 1000.00 ms (1000.00 to 1000.00) |" in text
+    assert "| cuda:0 | NHWC | 1000.00 ms (1000.00 to 1000.00) |" in text
     assert text.endswith("\n")
+
+
+def test_workloads_are_named_by_what_they_differ_in(command: Command) -> None:
+    sizes = ("--host", "conv", "--host", "tokens", "--batch", "2", "--channels", "8", "--resolution", "8")
+    isolations = ("--isolation", "detach", "--isolation", "copy", "--show", "isolation")
+    done = command(*sizes, *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
+    assert "\nall: training, conv seed, batch 2, 8 channels, 8x8\n" in done.output
+    assert "| conv host | NHWC copy | +4.0 KiB (1x) |" in done.output
+    assert done.output.endswith("Not a byte more: NCHW copy (everywhere); NHWC copy (tokens host).\n")
+    one = command(*sizes[2:], *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
+    assert "\ntokens host, training, conv seed, batch 2, 8 channels, 8x8\n" in one.output
+    assert one.output.endswith("Not a byte more: NCHW copy; NHWC copy.\n")
 
 
 SMALL = ("--batch", "2", "--channels", "8", "--resolution", "8", "--no-time", "--device", "cpu")
@@ -124,10 +139,11 @@ def test_only_what_is_asked_for_is_shown(command: Command, folder: Path) -> None
 def test_a_target_with_a_pipe_stays_in_its_cell() -> None:
     from esper_guard.profiling.markdown import render_markdown
 
-    each = comparison([arm("NCHW"), arm("NHWC")], [], workload='m:f("a|b")')
-    rows = [row for row in render_markdown(profile(each, each)).splitlines() if row.startswith("| m:f")]
+    several = [comparison([arm("NCHW"), arm("NHWC")], [], workload=f'm:f("a|{end}")') for end in "bc"]
+    text = render_markdown(profile(*several))
+    rows = [row for row in text.splitlines() if row.startswith("| m:f")]
     assert rows
-    assert all(row.startswith('| m:f("a\\|b") | cpu |') for row in rows)
+    assert all(row.startswith(('| m:f("a\\|b") | cpu |', '| m:f("a\\|c") | cpu |')) for row in rows)
 
 
 def test_a_profile_survives_the_file(tmp_path: Path) -> None:
