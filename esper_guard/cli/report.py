@@ -313,7 +313,7 @@ def _write_html(trace: LayoutTrace, path: Path, before: LayoutTrace | None) -> N
         from esper_guard.report.html import write_html
 
         written = write_html(trace, path, before=before)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise click.ClickException(f"--html: {error}") from error
     click.echo(f"HTML report written to {written}", err=True)
 

@@ -801,29 +801,23 @@ class TestHtml:
         assert (tmp_path / "out.html").exists()
 
     def test_an_error_in_it_writes_nothing(self, run: Run, record: Record, tmp_path: Path) -> None:
-        record()
-        record("b.json", level="deep")
-        options = (
-            "--html",
-            "out.html",
-            "--output-file",
-            "out.txt",
-            "--baseline",
-            "n.json",
-            "--update-baseline",
-        )
-        done = run("report", "b.json", "--compare", "a.json", *options)
-        assert done.returncode == 2
-        assert "--html: " in done.stderr
-        assert not [name for name in ("out.html", "out.txt", "n.json") if (tmp_path / name).exists()]
-
-    def test_without_its_packages(self, record: Record, tmp_path: Path) -> None:
+        """Such as a package that it needs and that is not there."""
         record()
         code = "import sys; sys.modules['jinja2'] = None; from esper_guard.cli import main; main()"
-        done = run_python(code, "report", "a.json", "--html", "out.html", cwd=tmp_path)
+        options = ("--output-file", "out.txt", "--baseline", "n.json", "--update-baseline")
+        done = run_python(code, "report", "a.json", "--html", "out.html", *options, cwd=tmp_path)
         assert done.returncode == 2
         assert "pip install 'esper-guard[html]'" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+        assert not [name for name in ("out.html", "out.txt", "n.json") if (tmp_path / name).exists()]
+
+    def test_another_level_before(self, run: Run, record: Record, tmp_path: Path) -> None:
+        record()
+        record("b.json", level="deep")
+        done = run("report", "b.json", "--compare", "a.json", "--html", "out.html")
+        assert done.returncode == 0, done.stderr
+        assert "copies inside kernels are not compared" in done.stdout
+        assert "Copies inside kernels are not compared" in (tmp_path / "out.html").read_text()
 
 
 def test_the_example_for_github_runs(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

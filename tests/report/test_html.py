@@ -375,9 +375,12 @@ class TestComparison:
             "model.py:4",
         }
 
-    def test_other_levels_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="deep before, dispatch after; trace both at the same level"):
-            render_html(trace_of(), trace_of(level="deep"))
+    def test_of_other_levels_copies_in_kernels_are_left_out(self) -> None:
+        before = trace_of(event(), event(kind="internal", line=4), sources=SOURCES, level="deep")
+        page = page_of(trace_of(event(), sources=SOURCES), before)
+        assert "Copies inside kernels are not compared: deep and dispatch level." in page.text
+        (row,) = line_changes(page)
+        assert row[5:] == ["the same", "model.py:3 seed = x.contiguous().detach()"]
 
 
 class TestSafety:
@@ -628,8 +631,6 @@ class TestWriting:
         assert write_html(whole(), target) == tmp_path / "report-1.html"
         with pytest.raises(FileNotFoundError):
             write_html(whole(), tmp_path / "none" / "report.html")
-        with pytest.raises(ValueError, match="levels"):
-            write_html(whole(), target, before=trace_of(level="deep"))
         assert [path.name for path in tmp_path.iterdir()] == ["report-1.html"]
 
     @pytest.mark.parametrize("package", ["jinja2", "pygments", "markdown_it"])

@@ -29,7 +29,6 @@ def write_html(
 
     Raises:
         ModuleNotFoundError: a package that it needs is not installed; the message says how to install it.
-        ValueError: the traces are of different levels.
         OSError: it can't be written.
     """
     from esper_guard.atomic import write_atomically
@@ -46,12 +45,12 @@ def render_html(trace: LayoutTrace, before: LayoutTrace | None = None, title: st
 
     Args:
         trace: what to show. Its sources are taken from it, or else read from disk.
-        before: a trace of an earlier run to compare with, at the same level.
+        before: a trace of an earlier run to compare with. Of traces of different levels, copies inside kernels are
+            not compared.
         title: of the page.
 
     Raises:
         ModuleNotFoundError: a package that it needs is not installed; the message says how to install it.
-        ValueError: the traces are of different levels.
     """
     if not has_html():
         raise ModuleNotFoundError(NEEDS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from esper_guard.report.html.matching import Matching
 from esper_guard.report.html.names import short_names
 from esper_guard.report.html.sources import has_own_sources, text_of
 from esper_guard.report.html.text import lines_of
+from esper_guard.trace.alignment import matching_lines
 from esper_guard.trace.checkouts import renamed_files
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
@@ -60,6 +60,8 @@ class Comparison(NamedTuple):
     """The lines that are there after, by their file and number."""
     is_by_number: bool
     """Whether lines were matched by their numbers, because the trace before holds no sources."""
+    levels: tuple[str, str] | None
+    """Of the traces, if they differ: then copies inside kernels are left out."""
 
     @property
     def changed(self) -> list[Change]:
@@ -73,16 +75,7 @@ class Comparison(NamedTuple):
 
 
 def compare(before: LayoutTrace, after: LayoutTrace) -> Comparison:
-    """What changed. Lines are recognised by their text, wherever it stands now.
-
-    Raises:
-        ValueError: the traces are of different levels.
-    """
-    if before.level != after.level:
-        raise ValueError(
-            f"traces of different levels can't be compared: {before.level} before, {after.level} after; "
-            "trace both at the same level"
-        )
+    """By line: a line that has moved since is found by its text (`matching_lines`)."""
     lines = _Lines(before, after).changes()
     return Comparison(
         f"{format_size(before.total_bytes)} -> {format_size(after.total_bytes)}"
@@ -97,6 +90,7 @@ def compare(before: LayoutTrace, after: LayoutTrace) -> Comparison:
             if change.place.file is not None and change.place.line is not None and not change.is_gone
         },
         not has_own_sources(before),
+        None if before.level == after.level else (before.level, after.level),
     )
 
 
@@ -104,7 +98,8 @@ class _Lines:
     """Matches the lines of two traces."""
 
     def __init__(self, before: LayoutTrace, after: LayoutTrace) -> None:
-        self._before, self._after = _costs(before), _costs(after)
+        kernels = before.level == after.level
+        self._before, self._after = _costs(before, kernels), _costs(after, kernels)
         old_files, new_files = (
             list(dict.fromkeys(place.file for place in costs if place.file is not None))
             for costs in (self._before, self._after)
@@ -118,8 +113,12 @@ class _Lines:
         self._old_texts = {
             old: text_of(before, old) if own else self._texts[new] for old, new in self._new_of.items()
         }
-        self._matchings = {
-            old: Matching(self._old_texts[old], self._texts[new]) for old, new in self._new_of.items()
+        self._now_at = {
+            old: _matched(self._old_texts[old], self._texts[new]) for old, new in self._new_of.items()
+        }
+        self._was_at = {
+            old: None if now_at is None else {line: was for was, line in now_at.items()}
+            for old, now_at in self._now_at.items()
         }
 
     def changes(self) -> list[Change]:
@@ -151,12 +150,12 @@ class _Lines:
     def _now(self, place: Place) -> Place | None:
         if place.file is None or place.line is None:
             return place
-        line = self._matchings[place.file].after(place.line)
+        line = _looked_up(self._now_at[place.file], place.line)
         return None if line is None else Place(self._new_of[place.file], line)
 
     def _was(self, place: Place) -> int | None:
         old = None if place.file is None else self._old_of.get(place.file)
-        return None if old is None or place.line is None else self._matchings[old].before(place.line)
+        return None if old is None or place.line is None else _looked_up(self._was_at[old], place.line)
 
     def _gone(self, place: Place, cost: Cost) -> Change:
         assert place.file is not None
@@ -174,9 +173,18 @@ class _Lines:
         return Change(f"{short}:{place.line}", place, before, after, status, code, old_line)
 
 
-def _costs(trace: LayoutTrace) -> dict[Place, Cost]:
+def _matched(old: str | None, new: str | None) -> dict[int, int] | None:
+    """None: each line is what has its number, since one of the texts is not known, or both are the same."""
+    return None if old is None or new is None or old == new else matching_lines(old, new)
+
+
+def _looked_up(lines: dict[int, int] | None, line: int) -> int | None:
+    return line if lines is None else lines.get(line)
+
+
+def _costs(trace: LayoutTrace, kernels: bool) -> dict[Place, Cost]:
     costs: dict[Place, Cost] = {}
-    for event in trace.events:
+    for event in trace.events if kernels else (each for each in trace.events if each.kind != "internal"):
         place = Place(None, None, event.location) if event.file is None else Place(event.file, event.line)
         costs[place] = costs.get(place, Cost()).plus(event)
     return costs
