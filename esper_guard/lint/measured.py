@@ -36,9 +36,7 @@ def costs_by_rule(rule: type[Rule]) -> bool:
 def measurement_of(events: Iterable[LayoutEvent]) -> Measurement:
     """Add up events."""
     several = [event for event in events if event.kind != "internal"]
-    cost = Cost()
-    for event in several:
-        cost = cost.plus(event)
+    cost = Cost.of(several)
     return Measurement(
         cost.copies,
         cost.bytes,

@@ -10,7 +10,7 @@ import msgspec
 
 from esper_guard.report.trace_report import TraceReport, Verdict
 from esper_guard.trace.baseline import News
-from esper_guard.trace.compare import Comparison, Row, rows_of, sum_of
+from esper_guard.trace.compare import Comparison, Row, rows_of
 from esper_guard.trace.layout_trace import Cost
 from esper_guard.trace.paths import place, relative_to_here
 
@@ -33,7 +33,7 @@ def render_json(report: TraceReport) -> str:
         "baseline": None
         if verdict is None or verdict.baseline is None
         else _baseline(verdict, verdict.baseline),
-        "sums": _cost(sum_of(trace.events)),
+        "sums": _cost(Cost.of(trace.events)),
         "by_line": [_row(row) for row in rows_of(trace, "line")],
         "by_module": [_row(row) for row in rows_of(trace, "module")],
         "by_operator": [_row(row) for row in rows_of(trace, "operator")],

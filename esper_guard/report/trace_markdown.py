@@ -8,9 +8,9 @@ from esper_guard.report.gfm import code, head, row
 from esper_guard.report.trace_report import TraceReport, Verdict, more_than
 from esper_guard.report.trace_text import figures_in
 from esper_guard.trace.baseline import News
-from esper_guard.trace.compare import Row, sum_of
+from esper_guard.trace.compare import Row
 from esper_guard.trace.event import LayoutEvent
-from esper_guard.trace.layout_trace import LayoutTrace
+from esper_guard.trace.layout_trace import Cost, LayoutTrace
 from esper_guard.trace.line_texts import LineTexts
 from esper_guard.trace.paths import place
 from esper_guard.trace.sizes import format_size
@@ -72,7 +72,7 @@ def _heading(report: TraceReport) -> str:
 
 
 def _sums(trace: LayoutTrace) -> str:
-    cost = sum_of(trace.events)
+    cost = Cost.of(trace.events)
     sums = [
         f"{plural(cost.copies, 'layout copy')}, {format_size(cost.bytes)}",
         plural(cost.losses, "format loss"),

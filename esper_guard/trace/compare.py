@@ -60,7 +60,7 @@ def rows_of(trace: LayoutTrace, by: By) -> list[Row]:
         file, line = several[0].file, several[0].line
         lines = () if line is None else (line,)
         modules = _modules_of(several)
-        rows.append(Row(location, file, lines, texts.read(file, line), modules, sum_of(several)))
+        rows.append(Row(location, file, lines, texts.read(file, line), modules, Cost.of(several)))
     return sorted(rows, key=lambda row: row.cost.rank, reverse=True)
 
 
@@ -86,24 +86,16 @@ def compare(before: LayoutTrace, after: LayoutTrace, by: By, root: Path) -> Comp
             files.setdefault(file, Row(row.file or file, row.file))
     for (file, _), row in now.items():
         if file is not None:
-            files[file] = files[file]._replace(cost=_plus(files[file].cost, row.cost))
+            files[file] = files[file]._replace(cost=Cost.sum((files[file].cost, row.cost)))
     for (file, _), row in then.items():
         if file is not None:
-            files[file] = files[file]._replace(before=_plus(files[file].before, row.cost))
+            files[file] = files[file]._replace(before=Cost.sum((files[file].before, row.cost)))
     sums = Row(
         "all",
-        cost=_total(row.cost for row in rows),
-        before=_total(row.before for row in rows),
+        cost=Cost.sum(row.cost for row in rows),
+        before=Cost.sum(row.before for row in rows),
     )
     return Comparison(tuple(_by_change(rows)), tuple(_by_change(files.values())), sums)
-
-
-def sum_of(events: Iterable[LayoutEvent]) -> Cost:
-    """Together."""
-    cost = Cost()
-    for event in events:
-        cost = cost.plus(event)
-    return cost
 
 
 def _places(
@@ -125,7 +117,7 @@ def _places(
         if same is not None:
             modules = tuple(dict.fromkeys([*same.modules, *row.modules]))
             row = same._replace(
-                lines=(*same.lines, *row.lines), modules=modules, cost=_plus(same.cost, row.cost)
+                lines=(*same.lines, *row.lines), modules=modules, cost=Cost.sum((same.cost, row.cost))
             )
         places[key] = row
     return places
@@ -141,17 +133,6 @@ def _by_change(rows: Iterable[Row]) -> list[Row]:
 
 def _change(row: Row) -> tuple[tuple[int, ...], ...]:
     return (tuple(map(abs, row.difference.rank)), row.cost.rank)
-
-
-def _plus(one: Cost, other: Cost) -> Cost:
-    return Cost(*(a + b for a, b in zip(one, other, strict=True)))
-
-
-def _total(costs: Iterable[Cost]) -> Cost:
-    total = Cost()
-    for cost in costs:
-        total = _plus(total, cost)
-    return total
 
 
 def _modules_of(events: Iterable[LayoutEvent]) -> tuple[str, ...]:

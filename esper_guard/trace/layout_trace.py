@@ -32,6 +32,19 @@ class Cost(NamedTuple):
     """Copies inside kernels."""
     internal_bytes: int = 0
 
+    @classmethod
+    def of(cls, events: Iterable[LayoutEvent]) -> Cost:
+        """Of all of them."""
+        cost = cls()
+        for event in events:
+            cost = cost.plus(event)
+        return cost
+
+    @classmethod
+    def sum(cls, costs: Iterable[Cost]) -> Cost:
+        """Together."""
+        return cls(*(sum(parts) for parts in zip(cls(), *costs, strict=True)))
+
     def plus(self, event: LayoutEvent) -> Cost:
         """Together with an event."""
         if event.kind == "loss":

@@ -195,16 +195,12 @@ def _by_file(lines: list[Change]) -> list[Change]:
     for change in lines:
         name = change.name if change.place.file is None else change.name.rpartition(":")[0]
         _, before, after = sums.get(name, (change, Cost(), Cost()))
-        sums[name] = (change, _plus(before, change.before), _plus(after, change.after))
+        sums[name] = (change, Cost.sum((before, change.before)), Cost.sum((after, change.after)))
     found = [
         Change(name, Place(change.place.file, None), before, after, _status(before, after))
         for name, (change, before, after) in sums.items()
     ]
     return sorted(found, key=_importance)
-
-
-def _plus(one: Cost, other: Cost) -> Cost:
-    return Cost(*(mine + theirs for mine, theirs in zip(one, other, strict=True)))
 
 
 def _status(before: Cost, after: Cost) -> str:

@@ -129,10 +129,7 @@ def file_of(
         line: _hit(line, codes, plain, of_line, total, advice, changes.get(line))
         for line, of_line in sorted(events.items())
     }
-    cost = Cost()
-    for of_line in events.values():
-        for _, event in of_line:
-            cost = cost.plus(event)
+    cost = Cost.of(event for of_line in events.values() for _, event in of_line)
     explained = {item for hit in hits.values() for item in map(_identity, hit.advice)}
     lines: list[Line | Hit] = [
         hits.get(at) or Line(at, code, at in executed) for at, code in enumerate(codes, 1)
@@ -167,9 +164,7 @@ def _hit(
     advice: Sequence[Advice],
     change: Change | None,
 ) -> Hit:
-    cost = Cost()
-    for _, event in events:
-        cost = cost.plus(event)
+    cost = Cost.of(event for _, event in events)
     is_there = 0 < line <= len(codes)
     return Hit(
         number=line,
