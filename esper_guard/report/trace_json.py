@@ -75,7 +75,7 @@ def _news(news: News) -> dict[str, Any]:
         "name": first.location if first.file is None else place(first.file, lines),
         "file": None if first.file is None else relative_to_here(first.file),
         "lines": lines,
-        "code": news.place.code if first.file is not None else "",
+        "code": news.code if first.file is not None else "",
         "kind": first.kind,
         "operator": first.operator,
         "change": f"{first.source} -> {first.destination}",

@@ -106,7 +106,7 @@ def _news_cells(news: News) -> tuple[str, ...]:
         first.kind,
         code(first.operator),
         code(where),
-        code(news.place.code if first.file is not None else ""),
+        code(news.code if first.file is not None else ""),
         _names(list(modules)),
     )
 

@@ -13,7 +13,7 @@ from msgspec.structs import asdict, astuple, replace
 
 from esper_guard.atomic import write_atomically
 from esper_guard.trace.event import Count, Kind, LayoutEvent, Phase
-from esper_guard.trace.line_texts import LineTexts
+from esper_guard.trace.line_texts import LineTexts, identity
 
 FORMAT: Final = "esper-guard layout baseline"
 VERSION: Final = 1
@@ -28,7 +28,7 @@ class Known(Struct, frozen=True, forbid_unknown_fields=True):
     file: str | None
     """Below the root, or below ``site-packages``; with forward slashes."""
     code: str
-    """The line without its indentation, or ``"parameter NAME"``."""
+    """The line without its indentation and a comment at its end, or ``"parameter NAME"``."""
     kind: Kind
     operator: str
     change: str
@@ -64,6 +64,8 @@ class News(NamedTuple):
     events: tuple[LayoutEvent, ...]
     now: Worst
     known: Worst | None
+    code: str
+    """The line with its comment, as it was last; ``"line 3"`` if its text is not known."""
 
 
 class _Head(Struct):
@@ -124,10 +126,12 @@ class Baseline:
             raise ValueError(f"{path}: no layout baseline: {error}; {remedy}") from error
         if saved.of != of:
             raise ValueError(f"{path}: {_OTHER_KIND[saved.of].format(path=path)}")
-        entries = {}
+        entries: dict[Known, Worst] = {}
         for entry in saved.entries:
             *place, times, size = astuple(entry)
-            entries[Known(*place)] = Worst(times, size)
+            known = _recognised(Known(*place))
+            same = entries.get(known, Worst())
+            entries[known] = Worst(same.times + times, same.size + size)
         return cls(path.parent, entries, of, texts)
 
     def save(self, path: Path) -> None:
@@ -165,7 +169,13 @@ class Baseline:
         for event in self.exceeded(events):
             places.setdefault(self.place_of(event), []).append(event)
         found = [
-            News(place, tuple(several), self.measure(several)[place], self.entries.get(place))
+            News(
+                place,
+                tuple(several),
+                self.measure(several)[place],
+                self.entries.get(place),
+                self._texts.read(several[0].file, several[0].line) or place.code,
+            )
             for place, several in places.items()
         ]
         return sorted(
@@ -187,6 +197,11 @@ class Baseline:
         code = self._texts.key(event.file, event.line)
         file = name_of(event.file, self._root)
         return Known(file, code, event.kind, event.operator, change, event.phase)
+
+
+def _recognised(place: Known) -> Known:
+    """What an entry that was written with a comment in its line is recognised by."""
+    return place if place.file is None else replace(place, code=identity(place.code))
 
 
 def name_of(file: str, root: Path) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import re
 from collections.abc import Mapping
+
+_COMMENT = re.compile(r"\s#")
 
 
 class LineTexts:
@@ -27,13 +30,21 @@ class LineTexts:
         return lines[line - 1].strip() if line <= len(lines) else ""
 
     def key(self, file: str | None, line: int | None) -> str:
-        """What the line is recognised by."""
-        return self.read(file, line) or (f"line {line}" if self._numbered else "")
+        """What the line is recognised by: its `identity`, or its number."""
+        return identity(self.read(file, line)) or (f"line {line}" if self._numbered else "")
 
     def _split(self, file: str) -> list[str]:
         if file not in self._lines:
             self._lines[file] = self._sources[file].split("\n")
         return self._lines[file]
+
+
+def identity(text: str) -> str:
+    """What a line is recognised by: its text without a comment at its end and without whitespace around it.
+
+    Of a line that is a comment, the comment. What looks like a comment inside a string goes as well.
+    """
+    return _COMMENT.split(text.strip(), maxsplit=1)[0].rstrip()
 
 
 def _now(file: str) -> list[str]:
