@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all."""
+"""Files that are written as a whole or not at all; devices and pipes are written to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from contextlib import suppress
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write the file at ``path`` (the target, if it is a link). The mode and the owner of one that is there stay.
 
+    What is there and no regular file, such as a device or a pipe, is not replaced: the data go into it. A pipe waits
+    for its reader.
+
     Raises:
-        OSError: the folder or the file can't be written. What was there is then as it was.
+        OSError: the folder or the file can't be written. A regular file that was there is then as it was.
     """
+    if _is_stream(path):  # before links are resolved: what /dev/stdout leads to may have no name
+        with os.fdopen(os.open(path, os.O_WRONLY), "wb") as stream:
+            stream.write(data)
+        return
     import tempfile  # not at the top: few runs write, and it costs a fifth of the linter's start-up time
 
     path = os.path.realpath(path)
@@ -39,6 +46,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _is_stream(path: str | os.PathLike[str]) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing is there, or it can't be told
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _new_mode() -> int:

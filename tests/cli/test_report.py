@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import linecache
 import os
+import pty
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -877,6 +879,26 @@ class TestFiles:
         assert out.read_text().startswith("3 layout copies")
         assert (tmp_path / "link").read_text() == "old"
         assert not list(tmp_path.glob(".esper-guard-*"))
+
+    def test_what_is_no_regular_file_is_written_to(self, run: Run, record: Record, tmp_path: Path) -> None:
+        record()
+        shown = run("report", "a.json").stdout
+        assert run("report", "a.json", "--output-file", "/dev/stdout").stdout == shown
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(pipe.read_text)
+            assert run("report", "a.json", "--output-file", "pipe").returncode == 0
+            assert read.result() == shown
+        assert pipe.is_fifo()
+        main, terminal = pty.openpty()
+        try:
+            done = run("report", "a.json", "--output-file", os.ttyname(terminal))
+            assert (done.returncode, done.stdout) == (0, "")
+            assert os.read(main, 100_000).decode().replace("\r\n", "\n") == shown
+        finally:
+            os.close(main)
+            os.close(terminal)
 
     def test_paths_in_a_workspace(self, run: Run, record: Record, tmp_path: Path) -> None:
         record(folder="src")
