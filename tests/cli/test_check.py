@@ -337,3 +337,12 @@ def test_half_written_suppressions_silence_nothing(run: Run, write: Write) -> No
         ),
     )
     assert run("check", "--output-format", "concise").stdout.count("EG101") == 4
+
+
+def test_characters_that_standard_output_lacks(run: Run, write: Write) -> None:
+    write("a.py", BAD.replace("\n", "  # \N{SNOWMAN}\n"))
+    expected = run("check", "a.py")
+    assert "# \N{SNOWMAN}" in expected.stdout
+    done = run("check", "a.py", env={"PYTHONIOENCODING": "cp1252"})
+    assert (done.returncode, done.stderr) == (1, expected.stderr)
+    assert done.stdout == expected.stdout.replace("\N{SNOWMAN}", "\\u2603")

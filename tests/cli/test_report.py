@@ -870,6 +870,16 @@ class TestFiles:
             assert done.stdout == ""
             assert (tmp_path / "out").read_text() == shown.stdout
 
+    @pytest.mark.parametrize("output_format", ["text", "markdown"])
+    def test_characters_that_standard_output_lacks(
+        self, run: Run, record: Record, output_format: str
+    ) -> None:
+        record(source=MODEL.replace(SOFT, f"{SOFT}  # \N{SNOWMAN}"))
+        options = ("report", "a.json", "--output-format", output_format)
+        done = run(*options, env={"PYTHONIOENCODING": "cp1252"})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "# \\u2603" in done.stdout
+
     def test_it_is_replaced_as_a_whole(self, run: Run, record: Record, tmp_path: Path) -> None:
         record()
         out = tmp_path / "out"

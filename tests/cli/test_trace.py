@@ -211,3 +211,8 @@ def test_tracing_without_torch_says_how_to_get_it(project: Path) -> None:
     done = run_without_torch("trace", "train.py", cwd=project)
     assert done.returncode == 2
     assert "esper-guard[torch]" in done.stderr
+
+
+def test_the_streams_of_the_program_are_its_own(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import sys\nprint(sys.stdout.errors)\n")
+    assert run("trace", "--", "train.py", env={"PYTHONIOENCODING": "cp1252"}).stdout == "strict\n"
