@@ -9,22 +9,30 @@ from esper_guard.report.text import shown
 
 MOST = 200
 """How many characters of a text are shown."""
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
+_TICKS = 79
+"""The longest run of backticks in a code span: GitHub knows none that starts with more than 80."""
 
 
-def code(text: str, most: int = MOST) -> str:
-    """A code span that can stand in a table. Mentions and references to issues in it are none to GitHub.
+def span(text: str, most: int = MOST) -> str:
+    """A code span, outside of tables. Mentions and references to issues in it are none to GitHub.
 
-    Control characters become U+FFFD; spaces at both ends go.
+    Control characters become U+FFFD; spaces at both ends go; a run of 80 or more backticks is cut.
     """
-    one_line = " ".join(shown(text).split())
+    one_line = re.sub(f"`{{{_TICKS + 1},}}", "`" * (_TICKS - 1) + _CUT, " ".join(shown(text).split()))
     if len(one_line) > most:
-        one_line = f"{one_line[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+        one_line = f"{one_line[: most - 1].rstrip()}{_CUT}"
     if not one_line:
         return ""
     longest = max(map(len, re.findall("`+", one_line)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if one_line.startswith("`") or one_line.endswith("`") else ""
-    return f"{fence}{pad}{one_line}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{one_line}{pad}{fence}"
+
+
+def code(text: str, most: int = MOST) -> str:
+    """A `span` for a cell of a table."""
+    return span(text, most).replace("|", "\\|")
 
 
 def row(cells: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from esper_guard.report.gfm import code, head, row
+from esper_guard.report.gfm import code, head, row, span
 from esper_guard.report.trace_report import TraceReport, Verdict, more_than
 from esper_guard.report.trace_text import figures_in
 from esper_guard.trace.baseline import News
@@ -82,13 +82,13 @@ def _sums(trace: LayoutTrace) -> str:
     if cost.internal:
         sums.append(f"{plural(cost.internal, 'internal copy')}, {format_size(cost.internal_bytes)}")
     details = [f"{trace.level} level"]
-    details += [] if trace.torch_version is None else [f"torch {code(trace.torch_version, 60)}"]
+    details += [] if trace.torch_version is None else [f"torch {span(trace.torch_version, 60)}"]
     details += [] if trace.rank is None else [f"rank {trace.rank}"]
     return f"{'; '.join(sums)} ({', '.join(details)})"
 
 
 def _add_news(page: _Page, verdict: Verdict) -> None:
-    page.add(f"Not in the baseline {code(verdict.baseline or '')}:\n\n")
+    page.add(f"Not in the baseline {span(verdict.baseline or '')}:\n\n")
     titles = ("bytes", "times", "in the baseline", "kind", "operator", "where", "code", "module")
     page.table(titles, 2, map(_news_cells, verdict.news))
 
@@ -200,7 +200,7 @@ def _add_notes(page: _Page, report: TraceReport) -> None:
     if report.levels is not None:
         notes.append(f"Copies inside kernels are not compared: {' and '.join(report.levels)} level.")
     unseen = report.trace.unseen
-    notes += [f"Not seen: {code(sentence)}" for sentence in unseen[:_UNSEEN]]
+    notes += [f"Not seen: {span(sentence)}" for sentence in unseen[:_UNSEEN]]
     if len(unseen) > _UNSEEN:
         notes.append(f"{len(unseen) - _UNSEEN} more things were not seen.")
     page.add("".join(f"- {note}\n" for note in notes))

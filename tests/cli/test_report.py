@@ -735,6 +735,38 @@ def test_hostile_names_stay_text(tmp_path_factory: pytest.TempPathFactory, names
         assert {len(row) for row in table} == {len(table[0])}
 
 
+@pytest.mark.parametrize("ticks", [1, 79, 80, 190, 300])
+def test_long_runs_of_backticks_stay_text(run: Run, tmp_path: Path, ticks: int) -> None:
+    """GitHub takes no run of more than 80 for the start of a code span."""
+    text = f"{'`' * ticks} <b>@me"
+    save(tmp_path / "a.json", [copied(module=text)], [text])
+    done = run("report", "a.json", "--output-format", "markdown")
+    assert max(map(len, re.findall("`+", done.stdout))) <= 80
+    (note,) = spans_outside_of_tables(done.stdout)[1:]
+    shown = tables_in(done.stdout)[0][1][-1]
+    assert note == shown == (text if ticks < 80 else f"{'`' * 78}\N{HORIZONTAL ELLIPSIS} <b>@me")
+
+
+def test_pipes_outside_of_tables(run: Run, tmp_path: Path) -> None:
+    save(tmp_path / "a.json", [copied(module="a|b")], ["a|b, `c|d`"])
+    save(tmp_path / "b|c.json", [])
+    done = run("report", "a.json", "--baseline", "b|c.json", "--output-format", "markdown")
+    assert spans_outside_of_tables(done.stdout) == ["2.13.0", "b|c.json", "a|b, `c|d`"]
+    assert tables_in(done.stdout)[0][1][-1] == "a|b"
+
+
+def spans_outside_of_tables(markdown: str) -> list[str]:
+    """The code spans of paragraphs and lists."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    return [
+        child.content
+        for token in tokens
+        if token.type == "inline" and token.level < 4
+        for child in token.children or ()
+        if child.type == "code_inline"
+    ]
+
+
 class TestJson:
     def test_its_keys(self, run: Run, record: Record, tmp_path: Path) -> None:
         record()
