@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esper_guard.trace.layout_trace import Cost, LayoutTrace
 
 ROWS = 20
+_PLACES = 3
 _HEADER = ("bytes", "times", "kind", "what", "where")
 
 
@@ -54,11 +55,23 @@ def render_notes(trace: LayoutTrace) -> str:
     """Where the format was lost first, why operators of the costliest events lose it, and what could not be seen."""
     first = trace.first_loss
     lost = [] if first is None else [f"channels_last first became NCHW at {describe_place(first)}"]
+    return "\n".join([*lost, *_reasons(trace), *(f"not seen: {sentence}" for sentence in trace.unseen)])
+
+
+def _reasons(trace: LayoutTrace) -> list[str]:
+    """``"why: model.py:8: softmax writes NCHW whatever it reads (CPU)"``, each reason once."""
     texts = LineTexts(trace.sources)
-    shown = costliest(trace.events)[:ROWS]
-    reasons = dict.fromkeys(filter(None, (why(event, texts.read(event.file, event.line)) for event in shown)))
-    lost += [f"why: {reason}" for reason in reasons]
-    return "\n".join([*lost, *(f"not seen: {sentence}" for sentence in trace.unseen)])
+    places: dict[str, dict[str, None]] = {}
+    for event in costliest(trace.events)[:ROWS]:
+        reason = why(event, texts.read(event.file, event.line))
+        if reason is not None:
+            places.setdefault(reason, {})[_relative(event.location)] = None
+    return [f"why: {_enumerated(list(several))}: {reason}" for reason, several in places.items()]
+
+
+def _enumerated(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    return f"{', '.join(places[:_PLACES])}{more}"
 
 
 def why(event: LayoutEvent, line: str) -> str | None:

@@ -172,8 +172,8 @@ def test_a_report_by_line(run: Run, traced: Path) -> None:
     assert lines[3].endswith("images = images.to(memory_format=torch.channels_last)")
     assert lines[-3:] == [
         "channels_last first became NCHW at train.py:8: hidden copy, aten.clone.default",
-        "why: reshape (no view will do) writes NCHW whatever it reads (CPU)",
-        "why: softmax writes NCHW whatever it reads (CPU)",
+        "why: train.py:8: reshape (no view will do) writes NCHW whatever it reads (CPU)",
+        "why: train.py:9: softmax writes NCHW whatever it reads (CPU)",
     ]
 
 

@@ -405,7 +405,7 @@ class TestText:
         assert [line.split()[-1] for line in lines[3:9]][-1] == "(features.3)"
         assert lines[-2:] == [
             "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default",
-            "why: softmax writes NCHW whatever it reads (CPU)",
+            "why: model.py:60: softmax writes NCHW whatever it reads (CPU)",
         ]
 
     def test_each_reason_is_given_once_and_only_for_what_nobody_asked_for(self, tmp_path: Path) -> None:
@@ -426,10 +426,11 @@ class TestText:
             event(**{**copy, "line": 2, "kind": "explicit"}),
         ):
             assert why(silent, "y = F.instance_norm(x)" if silent.line == 1 else "") is None
-        text = str(trace_of(event(**softmax), event(**softmax, line=2), event(**copy)))
+        softmaxes = [event(**softmax, file="a.py", line=line) for line in (5, 4, 3, 2, 2)]
+        text = str(trace_of(*softmaxes, event(**copy)))
         assert [line for line in text.splitlines() if line.startswith("why")] == [
-            "why: instance_norm writes NCHW whatever it reads (CPU)",
-            "why: softmax writes NCHW whatever it reads (CPU)",
+            f"why: {source}:1: instance_norm writes NCHW whatever it reads (CPU)",
+            "why: a.py:2, a.py:5, a.py:4 and 1 more: softmax writes NCHW whatever it reads (CPU)",
         ]
 
     def test_costs_show_the_columns_that_say_something(self) -> None:
