@@ -67,6 +67,7 @@ class AssignLoadDropsFormat(Rule):
     """Follows each model that is loaded so along the paths of its function."""
 
     code = "EG305"
+    shows_in_traces = False
     name = "assign-load-drops-format"
     severity = Severity.WARNING
     heeds_reasons = True

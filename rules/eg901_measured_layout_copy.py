@@ -35,6 +35,7 @@ Where the copy is needed, say so: `# noqa: EG901`.
 - Where the line asks for channels_last by name, as in `x.to(memory_format=torch.channels_last)`: that copy is meant.
 - Where only strides changed, such as those of a transposed matrix or a slice, where the format was lost without a copy,
   and where gradients are accumulated into parameters, which have no line. `esper-guard report` shows these.
+- Where a comment on the line, or above it, gives the reason ("the kernel needs NCHW").
 - In tests, where tensors are laid out in every way on purpose.
 
 Lines that moved since the trace was recorded are found by their text. Lines that changed are not, and esper-guard says
@@ -68,18 +69,19 @@ class MeasuredLayoutCopy(Rule):
     severity = Severity.WARNING
     needs_trace = True
     in_tests = False
+    heeds_reasons = True
     no_proof = "it repeats what a trace measured"
 
     def check_measured(
         self, source: Source, measured: Measured, findings: Sequence[Finding]
     ) -> Iterator[Finding]:
-        from esper_guard.lint.measured import costs_by_rule
+        from esper_guard.lint.measured import is_about_costs
         from esper_guard.lint.registry import all_rules
 
         explained = {
             row
             for finding in findings
-            if costs_by_rule(all_rules()[finding.code])
+            if is_about_costs(all_rules()[finding.code])
             for row in range(finding.location.row, finding.end_location.row + 1)
         }
         for row, events in sorted(measured.events.items()):

@@ -30,7 +30,8 @@ from esper_guard.lint.registry import all_rules
 from esper_guard.lint.select import UnknownCodeError, check_specifier, selected, without
 
 if TYPE_CHECKING:
-    from esper_guard.trace.recorded import Recorded, Recordings
+    from esper_guard.trace.recorded import Recorded
+    from esper_guard.trace.recordings import Recordings
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 
@@ -237,8 +238,7 @@ class Check:
             self._warn("no Python files found under the given paths")
         jobs = self.options.jobs or _processors()
         reports = list(check_files(found, self.codes_for, jobs, self._recorded_of))
-        if self._recordings is not None:
-            self._warn_of_stale(found, reports)
+        self._warn_of_stale(found, reports)
         return [r for r in self._without_impossible(reports) if r.findings or r.crash]
 
     def _recorded_of(self, path: str) -> Recorded | None:
@@ -246,13 +246,15 @@ class Check:
 
     def _warn_of_stale(self, found: Sequence[SourceFile], reports: Sequence[Report]) -> None:
         """Say what of the trace could not be found in the files."""
-        if found and not any(self._recorded_of(file.path) for file in found):
-            self._warn("the trace has no line of the files checked: was it recorded from other ones?")
+        from esper_guard.cli.trace_warnings import warnings_about
+
+        if self._recordings is None or not found:
+            return
+        recorded = {file.path: known for file in found if (known := self._recorded_of(file.path)) is not None}
+        for sentence in warnings_about(self._recordings, recorded, reports):
+            self._warn(sentence)
         for report in reports:
-            if report.gone:
-                lines = f"{report.gone} measured line{_s(report.gone)}"
-                self._warn(f"the trace is older than {report.path}: {lines} changed since; record it again")
-            elif report.moved:
+            if report.moved and not report.gone:
                 self._say(f"{report.path}: {report.moved} measured line{_s(report.moved)} moved since")
 
     def _standard_input(self) -> int:
@@ -269,8 +271,7 @@ class Check:
         (report,) = self._without_impossible(
             [with_deep_stack(lambda: check_content(name, data, codes, True, recorded))]
         )
-        if self._recordings is not None:
-            self._warn_of_stale([SourceFile(name, True)], [report])
+        self._warn_of_stale([SourceFile(name, True)], [report])
         codes = self.codes_for(name)
         if not (options.fix or options.diff):
             return self._finish([report] if report.findings or report.crash else [], [])
@@ -414,10 +415,12 @@ class Check:
 
 def _recordings(paths: Sequence[str]) -> Recordings:
     from esper_guard.trace import load_trace, merge
-    from esper_guard.trace.recorded import Recordings
+    from esper_guard.trace.recordings import Recordings
 
     try:
-        return Recordings(merge([load_trace(path) for path in paths]))
+        traces = [load_trace(path) for path in paths]
+        merge(traces)  # of one level
+        return Recordings(traces)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--trace'") from error
 

@@ -84,7 +84,8 @@ def check_source(
     with without_garbage_collection():
         findings = _run_rules(source, masked, hit, sliced, is_parsed) if hit else []
     if measured is not None:
-        findings = _with_measured(source, rules, findings, measured)
+        findings = _with_measured(source, masked, rules, findings, measured)
+        suppressions.excuse([rule.code for rule in rules if rule.needs_trace], measured.executed)
     findings = suppressions.keep(sorted(set(findings), key=_order))
     checked = {rule.code for rule in rules if measured is not None or not rule.needs_trace}
     unused = [
@@ -120,11 +121,21 @@ def _applicable(piece: Slice, path: str, names: Names) -> Sequence[type[Rule]]:
 
 
 def _with_measured(
-    source: Source, rules: Sequence[type[Rule]], findings: list[Finding], measured: Measured
+    source: Source,
+    masked: Masked,
+    rules: Sequence[type[Rule]],
+    findings: list[Finding],
+    measured: Measured,
 ) -> list[Finding]:
     from esper_guard.lint.measured import weigh
+    from esper_guard.lint.reasons import gives_reason
 
-    unexplained = [found for rule in rules for found in rule().check_measured(source, measured, findings)]
+    unexplained = [
+        found
+        for rule in rules
+        for found in rule().check_measured(source, measured, findings)
+        if not (rule.heeds_reasons and gives_reason(source, masked, found))
+    ]
     return weigh([*findings, *unexplained], measured, all_rules())
 
 

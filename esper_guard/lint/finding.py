@@ -78,4 +78,4 @@ class Finding(msgspec.Struct, frozen=True):
     help: str | None = None
     fix: Fix | None = None
     measured: Measurement | None = None
-    """None without a trace, and where its lines did not run."""
+    """None without a trace, and where nobody can tell whether the code of the finding ran."""

@@ -12,9 +12,6 @@ from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import Cost
 from esper_guard.trace.recorded import Measured
 
-COSTS = frozenset({Claim.COPIES, Claim.LOSES})
-"""Claims that a measured zero refutes, for that run."""
-
 
 def weigh(findings: Iterable[Finding], measured: Measured, rules: Mapping[str, type[Rule]]) -> list[Finding]:
     """Say of each finding what its lines cost; a copy that was not made is a note only."""
@@ -24,13 +21,15 @@ def weigh(findings: Iterable[Finding], measured: Measured, rules: Mapping[str, t
 def by_cost(finding: Finding) -> tuple[int, ...]:
     """The costliest first; those that cost nothing last, after what wasn't measured."""
     if finding.measured is None:
-        return (0,)
-    return tuple(-part for part in finding.measured.rank) if any(finding.measured.rank) else (1,)
+        return (1,)
+    rank = finding.measured.rank
+    return (0, *(-part for part in rank)) if any(rank) else (2,)
 
 
-def costs_by_rule(rule: type[Rule]) -> bool:
-    """Whether what a rule says is that a line copies, or loses the format."""
-    return rule.proof is not None and rule.proof.claim in COSTS
+def is_about_costs(rule: type[Rule]) -> bool:
+    """Whether what a rule says is that a call copies, or loses the format, so that a trace shows it."""
+    costs = rule.proof is not None and rule.proof.claim in (Claim.COPIES, Claim.LOSES)
+    return costs and rule.shows_in_traces
 
 
 def measurement_of(events: Iterable[LayoutEvent]) -> Measurement:
@@ -44,16 +43,22 @@ def measurement_of(events: Iterable[LayoutEvent]) -> Measurement:
         cost.other_copies,
         cost.other_bytes,
         modules=tuple(dict.fromkeys(event.module for event in several if event.module)),
-        tests=tuple(dict.fromkeys(test for event in several for test in event.tests)),
+        tests=tuple(dict.fromkeys(test for event in several for test in event.tests))
+        if all(event.tests for event in several)
+        else (),  # some of it was no test's
     )
 
 
 def _weighed(finding: Finding, measured: Measured, rule: type[Rule]) -> Finding:
-    lines = range(finding.location.row, finding.end_location.row + 1)
-    events = measured.at(lines)
-    if not events and measured.executed.isdisjoint(lines):
+    found = measurement_of(measured.at(range(finding.location.row, finding.end_location.row + 1)))
+    if any(found.rank):
+        return replace(finding, measured=found)
+    if not (is_about_costs(rule) and _ran(finding, measured)):
         return finding
-    found = measurement_of(events)
-    refuted = costs_by_rule(rule) and not any(found.rank)
-    severity = Severity.NOTE if refuted else finding.severity
-    return replace(finding, measured=found, severity=severity)
+    return replace(finding, measured=found, severity=Severity.NOTE)
+
+
+def _ran(finding: Finding, measured: Measured) -> bool:
+    """Whether an operator ran in the very code of the finding, and not merely on its line."""
+    start, end = ((place.row, place.column - 1) for place in (finding.location, finding.end_location))
+    return any(call.within(start, end) for call in measured.calls)

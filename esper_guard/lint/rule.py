@@ -95,6 +95,8 @@ class Rule:
     """Whether it is one in a test, too, where tensors are laid out in every way on purpose."""
     heeds_reasons: ClassVar[bool] = False
     """Whether a comment on its lines, or right above, that gives a reason for the layout silences it."""
+    shows_in_traces: ClassVar[bool] = True
+    """Whether an operator does what it claims (copies, or loses the format), so that a trace can refute it."""
     needs_trace: ClassVar[bool] = False
     """Whether it can tell nothing of a file that no trace was given of (``--trace``)."""
     proof: ClassVar[Proof | None] = None

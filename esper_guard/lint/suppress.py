@@ -74,6 +74,15 @@ class Suppressions:
                 silenced = True
         return silenced
 
+    def excuse(self, codes: Iterable[str], rows: Collection[int]) -> None:
+        """Nobody can tell whether a comment silences these, but where something ran: on ``rows``."""
+        judged = {*rows, *(self._last_rows[row - 1] for row in rows if row <= len(self._last_rows))}
+        several = list(codes)
+        for suppression in self.all:
+            row = self._source.location(suppression.start).row
+            if not (judged if suppression.whole_file else row in judged):
+                self._used.update((suppression.start, code) for code in several if suppression.silences(code))
+
     def _rows(self, finding: Finding) -> set[int]:
         """The rows of a finding, and the last row of the statement it ends in (where formatters put comments)."""
         last = finding.end_location.row

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from esper_guard.trace.budget import check_budget
 from esper_guard.trace.event import LayoutEvent, Level
+from esper_guard.trace.span import Span
 from esper_guard.trace.tally import Tally, prototype_of
 
 
@@ -106,7 +107,7 @@ class LayoutTrace:
         """Deep level: all calls of ``aten::copy_``, those inside of kernels included, as torch.profiler counts them."""
         self.sources: dict[str, str] = {}
         """The text of the traced files, by `LayoutEvent.file`, as it was when the trace was saved: of a loaded trace."""
-        self._executed: dict[str, set[int]] = {}
+        self._executed: dict[str, set[Span]] = {}
         self._unseen: dict[str, None] = {}
         self._tallies: dict[LayoutEvent, Tally] = {}
         self._raw: deque[LayoutEvent] = deque(maxlen=self.keep_events)
@@ -131,8 +132,13 @@ class LayoutTrace:
     @property
     def executed(self) -> dict[str, frozenset[int]]:
         """The lines on which operators ran, by file: where no event is, nothing was copied or lost."""
+        return {file: frozenset(span.line for span in spans) for file, spans in self.executed_calls.items()}
+
+    @property
+    def executed_calls(self) -> dict[str, frozenset[Span]]:
+        """The calls that ran them, by file."""
         with self._lock:
-            return {file: frozenset(lines) for file, lines in self._executed.items()}
+            return {file: frozenset(spans) for file, spans in self._executed.items()}
 
     @property
     def copies(self) -> tuple[LayoutEvent, ...]:
@@ -282,8 +288,8 @@ class LayoutTrace:
             self.tally(prototype_of(event)).include(replace(event, tests=event.tests or tests))
         for event in other.raw_events:
             self.keep(event)
-        for file, lines in other.executed.items():
-            self.note_executed(file, *lines)
+        for file, spans in other.executed_calls.items():
+            self.note_executed(file, *spans)
         for file, text in other.sources.items():
             if self.sources.setdefault(file, text) != text:
                 self.note_unseen(
@@ -294,10 +300,10 @@ class LayoutTrace:
         if other.kernel_copies is not None:
             self.kernel_copies = (self.kernel_copies or 0) + other.kernel_copies
 
-    def note_executed(self, file: str, *lines: int) -> None:
-        """Operators ran on these lines."""
+    def note_executed(self, file: str, *calls: Span) -> None:
+        """Operators ran in these calls."""
         with self._lock:
-            self._executed.setdefault(file, set()).update(lines)
+            self._executed.setdefault(file, set()).update(calls)
 
     def note_unseen(self, sentence: str) -> None:
         """Something that happened where the tracer can't look."""

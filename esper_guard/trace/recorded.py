@@ -1,117 +1,131 @@
-"""What a trace holds of one file, to be found again in a newer version of it."""
+"""What traces hold of one file, to be found again in a newer version of it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from functools import cached_property
 
 from msgspec import Struct
 
-from esper_guard.trace.alignment import matching_lines
+from esper_guard.trace.alignment import indentation, matching_lines, unchanged_functions
 from esper_guard.trace.event import LayoutEvent
-from esper_guard.trace.layout_trace import LayoutTrace
+from esper_guard.trace.span import Span
+
+
+class Call(Struct, frozen=True):
+    """Where a call stands in a file as it is now; lines count from 1, columns are characters from 0."""
+
+    start: tuple[int, int]
+    end: tuple[int, int]
+    by_line: bool
+    """Whether only its line is known."""
+
+    def within(self, start: tuple[int, int], end: tuple[int, int]) -> bool:
+        """Whether it is part of what stands between two places."""
+        if self.by_line:
+            return start[0] <= self.start[0] <= end[0]
+        return start <= self.start and self.end <= end
 
 
 class Measured(Struct, frozen=True):
     """What was measured, by the lines that a file has now."""
 
     events: dict[int, tuple[LayoutEvent, ...]]
-    executed: frozenset[int]
-    """Where operators ran, whether or not they copied anything."""
+    executed: frozenset[int] = frozenset()
+    """Lines on which operators ran, whether or not they copied anything."""
+    calls: tuple[Call, ...] = ()
+    """The calls that ran them, in functions that are as they were: a zero says something of these."""
     gone: int = 0
-    """Lines with events that are no longer there."""
+    """Lines on which operators ran that are no longer there."""
     moved: int = 0
-    """Lines with events that have another number now."""
+    """Such lines that have another number now."""
 
     def at(self, lines: Iterable[int]) -> tuple[LayoutEvent, ...]:
         """The events of several lines."""
         return tuple(event for line in lines for event in self.events.get(line, ()))
 
 
-class Recorded(Struct, frozen=True):
-    """Of one file, by the lines that it had when the trace was saved."""
+class Run(Struct, frozen=True):
+    """Of one file and one trace, by the lines that the file had when the trace was saved."""
 
     events: tuple[LayoutEvent, ...]
     """Those that have a line."""
-    executed: frozenset[int]
+    calls: frozenset[Span]
     text: str | None
     """None if the trace doesn't have it: then its lines are taken for those of now."""
+    is_whole: bool = True
+    """Whether the tracer saw all that ran."""
 
     def in_text(self, text: str) -> Measured:
         """By the lines of ``text``, which is what the file holds now."""
-        lines = [event.line for event in self.events if event.line is not None]
-        same = matching_lines(text if self.text is None else self.text, text)
+        before = text if self.text is None else self.text
+        same = matching_lines(before, text)
         events: dict[int, tuple[LayoutEvent, ...]] = {}
         for event in self.events:
             now = same.get(event.line or 0)
             if now is not None:
                 events[now] = (*events.get(now, ()), event)
+        ran = {event.line for event in self.events if event.line} | {span.line for span in self.calls}
+        gone = {line for line in ran if line not in same}
+        old, new = _split(before), _split(text)
         return Measured(
             events,
-            frozenset(same[line] for line in self.executed if line in same),
-            gone=len({line for line in lines if line not in same}),
-            moved=len({line for line in lines if same.get(line, line) != line}),
+            frozenset(same[line] for line in ran - gone),
+            tuple(_calls(self.calls, same, old, new, unchanged_functions(before, text, same)))
+            if self.is_whole and self.text is not None
+            else (),
+            len({line for line in gone if line > len(old) or old[line - 1].strip()}),
+            len({line for line in ran - gone if same[line] != line}),
         )
 
 
-class Recordings:
-    """A trace, by file."""
+class Recorded(Struct, frozen=True):
+    """Of one file, in all traces."""
 
-    def __init__(self, trace: LayoutTrace) -> None:
-        self._trace = trace
-        self._executed = trace.executed
-        self.files: tuple[str, ...] = tuple(
-            dict.fromkeys(
-                [event.file for event in trace.events if event.file is not None] + list(self._executed)
-            )
+    runs: tuple[Run, ...]
+
+    @property
+    def has_text(self) -> bool:
+        """Whether each trace has it."""
+        return all(run.text is not None for run in self.runs)
+
+    def in_text(self, text: str) -> Measured:
+        """By the lines of ``text``, which is what the file holds now; each trace by the lines of its own."""
+        found = [run.in_text(text) for run in self.runs]
+        events: dict[int, tuple[LayoutEvent, ...]] = {}
+        for measured in found:
+            for line, several in measured.events.items():
+                events[line] = (*events.get(line, ()), *several)
+        return Measured(
+            events,
+            frozenset().union(*(measured.executed for measured in found)),
+            tuple(call for measured in found for call in measured.calls),
+            max((measured.gone for measured in found), default=0),
+            max((measured.moved for measured in found), default=0),
         )
 
-    def of(self, path: str) -> Recorded | None:
-        """What is recorded of the file at ``path``.
 
-        A trace from another folder or machine names files otherwise: then the one file counts that agrees with ``path``
-        in its name and most folders above it, at least one.
-        """
-        absolute = os.path.abspath(path)
-        if absolute in self._by_file:
-            return self._by_file[absolute]
-        known = {
-            file: _agreement(file, absolute) for file in self._by_name.get(os.path.basename(absolute), ())
-        }
-        most = max(known.values(), default=0)
-        best = [file for file, agreement in known.items() if agreement == most]
-        return self._by_file[best[0]] if most > 1 and len(best) == 1 else None
-
-    @cached_property
-    def _by_file(self) -> dict[str, Recorded]:
-        events: dict[str, list[LayoutEvent]] = {file: [] for file in self.files}
-        for event in self._trace.events:
-            if event.file is not None and event.line is not None:
-                events[event.file].append(event)
-        nothing: frozenset[int] = frozenset()
-        return {
-            file: Recorded(
-                tuple(events[file]), self._executed.get(file, nothing), self._trace.sources.get(file)
-            )
-            for file in self.files
-        }
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for file in self.files:
-            names.setdefault(_parts(file)[-1], []).append(file)
-        return names
+def _calls(
+    spans: Iterable[Span], same: dict[int, int], old: list[str], new: list[str], intact: frozenset[int]
+) -> Iterable[Call]:
+    """Where calls are now, of those in functions that are as they were."""
+    for span in spans:
+        end_line = span.end_line or span.line
+        first, last = same.get(span.line), same.get(end_line)
+        if first is None or last is None or first not in intact:
+            continue
+        if span.column is None or span.end_column is None:
+            yield Call((first, 0), (last, 0), by_line=True)
+            continue
+        start = _column(span.column, old[span.line - 1], new[first - 1])
+        end = _column(span.end_column, old[end_line - 1], new[last - 1])
+        yield Call((first, start), (last, end), by_line=False)
 
 
-def _agreement(file: str, other: str) -> int:
-    """How many parts of two paths agree, from the end."""
-    pairs = zip(reversed(_parts(file)), reversed(_parts(other)), strict=False)
-    return next(
-        (at for at, (one, two) in enumerate(pairs) if one != two), min(len(_parts(file)), len(_parts(other)))
-    )
+def _column(offset: int, before: str, after: str) -> int:
+    """Of an offset in bytes of a line, in characters of that line as it is indented now."""
+    column = len(before.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace"))
+    return column + indentation(after) - indentation(before)
 
 
-def _parts(path: str) -> list[str]:
-    return path.replace("\\", "/").split("/")
+def _split(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from esper_guard.atomic import write_atomically
 from esper_guard.trace.event import Count, LayoutEvent, Level
 from esper_guard.trace.layout_trace import LayoutTrace
+from esper_guard.trace.span import Span
 from esper_guard.trace.tally import prototype_of
 
 FORMAT: Final = "esper-guard layout trace"
@@ -33,8 +34,8 @@ class SavedFile(Struct, kw_only=True, forbid_unknown_fields=True):
 
     text: str | None = None
     """As it was when the trace was saved; null if it could not be read."""
-    executed: list[Count] = []
-    """Lines on which operators ran."""
+    executed: list[Span] = []
+    """Calls in which operators ran, as arrays: line, column, end of line, end of column."""
 
 
 class SavedTrace(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -65,9 +66,11 @@ def save_trace(trace: LayoutTrace, path: str | os.PathLike[str]) -> Path:
 
 def encode(trace: LayoutTrace, sources: Mapping[str, str] | None = None) -> bytes:
     """The file's content, in one line; ``sources`` are the texts of files, by name."""
-    texts, executed = trace.sources if sources is None else sources, trace.executed
+    texts, executed = trace.sources if sources is None else sources, trace.executed_calls
     files = {
-        file: SavedFile(text=texts.get(file), executed=sorted(executed.get(file, ())))
+        file: SavedFile(
+            text=texts.get(file), executed=sorted(executed.get(file, ()), key=lambda span: span.rank)
+        )
         for file in {**executed, **texts}
     }
     saved = SavedTrace(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper_guard import trace_layouts
-from esper_guard.trace.alignment import matching_lines
+from esper_guard.trace.alignment import lines_in, matching_lines
 from tests.conftest import ROOT
 
 MODEL = """\
@@ -173,6 +173,71 @@ class TestFindings:
         assert json.loads(done.stdout) == found(folder, "--trace=trace.json")
 
 
+class TestZeros:
+    """A measured zero makes a note of a warning, so it has to be one."""
+
+    def severities(self, folder: Path, source: str, run: str) -> list[tuple[str, str]]:
+        record(folder, f"import torch\n{source}", run)
+        return [(f["code"], f["severity"]) for f in found(folder, "--trace=trace.json")]
+
+    def test_the_code_itself_ran(self, tmp_path: Path) -> None:
+        source = "def f(x):\n    return g(x.contiguous().detach())\ndef g(x):\n    return x\n"
+        assert self.severities(tmp_path, source, "f(nchw)") == [("EG101", "note")]
+
+    def test_over_several_lines(self, tmp_path: Path) -> None:
+        source = "def f(x):\n    return (\n        x.contiguous()\n        .detach()\n    )\n"
+        assert self.severities(tmp_path, source, "f(nchw)") == [("EG101", "note")]
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 knows lines only")
+    @pytest.mark.parametrize(
+        ("source", "run"),
+        [
+            ("def f(x, copy):\n    return x.contiguous().detach() if copy else x.detach()\n", "f(nhwc, False)"),
+            ("def f(x):\n    s = x.sum(); hook = lambda g: g.contiguous().detach()\n", "f(nhwc)"),
+            ("def f(x):\n    return torch.cat([x.contiguous().detach()\n        for _ in range(0)] + [x])\n", "f(nhwc)"),
+            ("def f(x, é=False):\n    return x.mul(len('äöü')), é and x.contiguous().detach()\n", "f(nhwc)"),
+        ],
+        ids=["other branch", "lambda", "no iteration", "not ASCII"],
+    )  # fmt: skip
+    def test_something_else_ran_on_its_line(self, tmp_path: Path, source: str, run: str) -> None:
+        assert self.severities(tmp_path, source, run) == [("EG101", "warning")]
+
+    def test_what_no_operator_does_is_not_refuted(self, tmp_path: Path) -> None:
+        source = (
+            "def f(model):\n    model = model.to(memory_format=torch.channels_last)\n"
+            "    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=True)\n"
+            "    return model\n"
+        )
+        assert self.severities(tmp_path, source, "f(torch.nn.Conv2d(3, 3, 3))") == [("EG305", "warning")]
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own
+    def test_compiled_code_is_no_zero(self, tmp_path: Path) -> None:
+        source = (
+            "f = torch.compile(lambda x, w: (x.contiguous().detach(), w @ w))\n"
+            "def g(x):\n    return x.contiguous().detach()\n"
+        )
+        run = "f(nhwc, torch.randn(64, 64)), f(nhwc, torch.randn(64, 64)), g(nchw)"
+        assert self.severities(tmp_path, source, run) == [("EG101", "warning"), ("EG101", "warning")]
+        done = check(tmp_path, "--trace=trace.json", status=1)
+        assert (
+            "warning: the trace is not whole, so that no zero counts: what torch.compile made" in done.stderr
+        )
+
+    def test_of_a_function_that_changed_since(self, tmp_path: Path) -> None:
+        source = "def f(x):\n    x = x + 1\n    return x.contiguous().detach()\n"
+        assert self.severities(tmp_path, source, "f(nchw)") == [("EG101", "note")]
+        path = tmp_path / "model.py"
+        path.write_text(
+            path.read_text().replace("def f(x):", "def g(x):\n    return x\n\n\ndef f(x):  # why")
+        )
+        assert [f["severity"] for f in found(tmp_path, "--trace=trace.json")] == ["note"]
+        path.write_text(path.read_text().replace("x + 1", "x.to(memory_format=torch.channels_last)"))
+        done = check(tmp_path, "--trace=trace.json", status=1)
+        assert "1 measured line changed since" in done.stderr
+        assert "copied nothing" not in done.stdout
+
+
 class TestUnexplained:
     """EG901."""
 
@@ -235,6 +300,22 @@ class TestUnexplained:
         record(tmp_path, source, "f(nchw)")
         assert self.codes(tmp_path) == [("EG002", 2)]
 
+    def test_a_comment_where_nothing_ran_may_be_needed(self, tmp_path: Path) -> None:
+        source = (
+            "def f(x):\n    return x.reshape(-1)  # noqa: EG901\n"
+            "def g(x):\n    return x.reshape(\n        -1\n    )  # esper-guard: ignore[EG901]\n"
+        )
+        record(tmp_path, source, "f(nchw)")
+        assert self.codes(tmp_path) == [("EG002", 2)]
+        record(tmp_path, source, "g(nchw)")
+        assert self.codes(tmp_path) == [("EG002", 6)]
+        record(tmp_path, f"# esper-guard: ignore-file[EG901]\n{source}", "0")
+        assert self.codes(tmp_path) == []
+
+    def test_a_reason_silences_it(self, tmp_path: Path) -> None:
+        record(tmp_path, "def f(x):\n    # the kernel needs NCHW\n    return x.reshape(-1)\n", "f(nhwc)")
+        assert self.codes(tmp_path) == []
+
     def test_can_be_ignored(self, tmp_path: Path) -> None:
         record(tmp_path)
         assert "EG901" not in dict(self.codes(tmp_path, "--ignore=EG9"))
@@ -257,7 +338,7 @@ class TestMovedLines:
         assert [f["measured"] for f in after] == [f["measured"] for f in before]
         assert after[1]["location"]["row"] == line_of(moved, "x.reshape")
         done = check(folder, "-v", "--trace=trace.json", status=1)
-        assert "model.py: 3 measured lines moved since" in done.stderr
+        assert "model.py: 4 measured lines moved since" in done.stderr
         assert "older" not in done.stderr
 
     def test_a_function_that_moved_past_another(self, folder: Path) -> None:
@@ -283,11 +364,75 @@ class TestMovedLines:
     def test_a_trace_of_another_folder(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         elsewhere = tmp_path_factory.mktemp("elsewhere") / folder.name
         elsewhere.mkdir()
+        before = [f["measured"] for f in found(folder, "--trace=trace.json")]
         for name in ("model.py", "trace.json"):
-            (elsewhere / name).write_text((folder / name).read_text())
-        assert [f["measured"] for f in found(elsewhere, "--trace=trace.json")] == [
+            (folder / name).rename(elsewhere / name)
+        assert [f["measured"] for f in found(elsewhere, "--trace=trace.json")] == before
+
+    def test_traces_of_two_versions(self, tmp_path: Path) -> None:
+        one = "def a(x):\n    return x.reshape(-1)\n"
+        (record(tmp_path, one, "a(nhwc)")).rename(tmp_path / "old.json")
+        record(tmp_path, f"def b(x):\n    return x.reshape(-1)\n\n\n{one}", "b(nchw)")
+        for order in (("old", "trace"), ("trace", "old")):
+            findings = found(tmp_path, *(f"--trace={name}.json" for name in order))
+            assert [(f["location"]["row"], f["measured"]["copies"]) for f in findings] == [(6, 1)]
+
+    def test_files_of_one_name(self, tmp_path: Path) -> None:
+        """What is measured of one is not told of the other, which may be its twin."""
+        record(tmp_path, name="one/models/head.py")
+        (tmp_path / "two" / "models").mkdir(parents=True)
+        (tmp_path / "two" / "models" / "head.py").write_text(MODEL)
+        done = check(tmp_path, "--trace=trace.json", "two")
+        assert "the trace has no line of the files checked" in done.stderr
+        assert "measured" not in done.stdout
+
+    def test_a_checkout_in_another_folder(self, tmp_path: Path) -> None:
+        """Told by all its files, since two folders of different names are not."""
+        record(tmp_path, name="one/model.py")
+        (tmp_path / "one" / "train.py").write_text("from model import hidden\ny = hidden(nhwc)\nz = y + 1\n")
+        space = {"nhwc": features(2, 3, 4, 4)}
+        with trace_layouts() as trace:
+            sys.path.insert(0, str(tmp_path / "one"))
+            try:
+                path = tmp_path / "one" / "train.py"
+                exec(compile(path.read_text(), str(path), "exec"), space)  # noqa: S102
+            finally:
+                sys.path.remove(str(tmp_path / "one"))
+                del sys.modules["model"]
+        trace.save(tmp_path / "trace.json")
+        (tmp_path / "one").rename(tmp_path / "two")
+        done = check(tmp_path, "--trace=trace.json", "two/model.py", status=1)
+        assert "EG901" in done.stdout
+        assert done.stderr == ""
+
+    def test_a_link(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        link = tmp_path_factory.mktemp("links") / "link"
+        link.symlink_to(folder)
+        assert [f["measured"] for f in found(folder, f"--trace={folder}/trace.json", link)] == [
             f["measured"] for f in found(folder, "--trace=trace.json")
         ]
+
+    def test_a_renamed_file(self, tmp_path: Path) -> None:
+        (tmp_path / "helper.py").write_text("def reshaped(x):\n    return x.reshape(-1)\n")
+        (tmp_path / "model.py").write_text("def model(x):\n    return reshaped(x) + 1\n")
+        space: dict[str, Any] = {"nhwc": features(2, 3, 4, 4)}
+        for name in ("helper.py", "model.py"):
+            exec(compile((tmp_path / name).read_text(), str(tmp_path / name), "exec"), space)  # noqa: S102
+        with trace_layouts() as trace:
+            space["model"](space["nhwc"])
+        trace.save(tmp_path / "trace.json")
+        (tmp_path / "helper.py").rename(tmp_path / "helpers.py")
+        done = check(tmp_path, "--trace=trace.json", status=0)
+        assert f"the trace has 1 copy in {tmp_path / 'helper.py'}, which is not there any more" in done.stderr
+
+    def test_without_text(self, folder: Path) -> None:
+        trace = json.loads((folder / "trace.json").read_text())
+        for file in trace["files"].values():
+            file["text"] = None
+        (folder / "trace.json").write_text(json.dumps(trace))
+        done = check(folder, "--trace=trace.json", status=1)
+        assert "the trace holds no text of model.py: what it says may be of other lines" in done.stderr
+        assert "copied nothing" not in done.stdout
 
     def test_a_trace_of_something_else(self, folder: Path) -> None:
         (folder / "other").mkdir()
@@ -312,7 +457,10 @@ class TestMovedLines:
 
 
 class TestMatchingLines:
-    texts = st.lists(st.sampled_from(["", "a", "  a", "b", "c = 1", "d()"]), max_size=12)
+    texts = st.lists(
+        st.sampled_from(["", "a", "  a", "b  # why", "# b", "class B:", "  def f(x):", "    a", "def g():"]),
+        max_size=12,
+    )
 
     @given(texts, texts)
     def test_what_matches_is_the_same_text_and_matches_once(
@@ -321,20 +469,29 @@ class TestMatchingLines:
         same = matching_lines("\n".join(before), "\n".join(after))
         assert len(set(same.values())) == len(same)
         for old, new in same.items():
-            assert (before or [""])[old - 1].strip() == (after or [""])[new - 1].strip()
+            assert lines_in("\n".join(before))[old - 1].text == lines_in("\n".join(after))[new - 1].text
 
     @given(texts)
     def test_an_unchanged_text_matches_itself(self, text: list[str]) -> None:
         same = matching_lines("\n".join(text), "\r\n".join(text))
         assert same == {line: line for line in range(1, max(len(text), 1) + 1)}
 
-    @given(texts, texts, st.integers(0, 12))
-    def test_lines_put_in_between_move_the_others(self, text: list[str], new: list[str], at: int) -> None:
-        at = min(at, len(text))
-        marked = [f"{line} # {number}" for number, line in enumerate(text)]
+    @given(st.integers(0, 12), texts, st.integers(0, 12))
+    def test_lines_put_in_between_move_the_others(self, lines: int, new: list[str], at: int) -> None:
+        at = min(at, lines)
+        marked = [f"x{number} = 0" for number in range(lines)]
         same = matching_lines("\n".join(marked), "\n".join([*marked[:at], *new, *marked[at:]]))
         expected = {line: line + (len(new) if line > at else 0) for line in range(1, len(marked) + 1)}
-        assert {line: now for line, now in same.items() if line in expected} == expected or not text
+        assert {line: now for line, now in same.items() if line in expected} == expected
+
+    def test_equal_lines_are_told_apart_by_what_they_are_in(self) -> None:
+        one, two = (
+            "class A:\n    def f(self):\n        return 1",
+            "class B:\n    def f(self):\n        return 1",
+        )
+        assert matching_lines(f"{one}\n{two}", f"{two}\n{one}") == {1: 4, 2: 5, 3: 6, 4: 1, 5: 2, 6: 3}
+        grown = one.replace("    def f", "    def g(self):\n        return 1\n    def f")
+        assert matching_lines(one, grown) == {1: 1, 2: 4, 3: 5}
 
     def test_a_unique_line_is_found_anywhere(self) -> None:
         assert matching_lines("one\ntwo\nthree", "three\nzero\none\ntwo") == {1: 3, 2: 4, 3: 1}

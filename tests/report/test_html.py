@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from esper_guard import LayoutTrace, load_trace
 from esper_guard.trace.sizes import format_size
+from esper_guard.trace.span import Span
 from tests.conftest import run_python
 from tests.report.pages import Element, event, lines_in, parsed, trace_of, without_trailing
 
@@ -240,7 +242,7 @@ class TestContent:
 
     def test_lines_that_ran_and_copied_nothing(self) -> None:
         trace = whole()
-        trace.note_executed("model.py", 2, 3, 5)
+        trace.note_executed("model.py", Span(2), Span(3), Span(5))
         ran = [line.attributes["data-n"] for line in page_of(trace).one(id_="f0").all("div", "ran")]
         assert ran == ["5"]  # 2 and 3 have events
 
@@ -359,6 +361,97 @@ class TestComparison:
         }
         gone = page_of(trace_of(sources=SOURCES), before)
         assert gone.one("p", "verdict").text == "4.0 KiB -> 0 B (-100 %), copies 1 -> 0, losses 0 -> 0"
+
+    def test_copies_that_are_counted_apart(self) -> None:
+        strides = event(kind="explicit", changes_format=False, bytes=1000)
+        kernel = event(kind="internal", line=4, bytes=512)
+        before = trace_of(strides, kernel, sources=SOURCES, level="deep")
+        after = trace_of(
+            replace(strides, bytes=4096, count=2),
+            replace(kernel, count=50),
+            sources=SOURCES,
+            level="deep",
+        )
+        page = page_of(after, before)
+        assert [row[2:8] for row in line_changes(page)] == [
+            ["", "", "", "1 -> 2, 1000 B -> 4.0 KiB", "", "more"],
+            ["", "", "", "", "1 -> 50, 512 B -> 512 B", "more"],
+        ]
+        assert page.all("table", "compare")[0].rows() == [
+            [
+                "0 B",
+                "0 B",
+                "",
+                "",
+                "",
+                "1 -> 2, 1000 B -> 4.0 KiB",
+                "1 -> 50, 512 B -> 512 B",
+                "more",
+                "model.py",
+            ]
+        ]
+        verdict = page.one("p", "verdict").text
+        assert verdict.endswith(
+            ", other copies 1 -> 2, 1000 B -> 4.0 KiB, copies in kernels 1 -> 50, 512 B -> 512 B"
+        )
+        back = page_of(before, after)
+        assert [row[7] for row in line_changes(back)] == ["less", "less"]
+        assert {row[7] for row in line_changes(page_of(after, after))} == {"the same"}
+
+    def test_columns_that_nothing_is_in_are_left_out(self) -> None:
+        page = page_of(whole(), trace_of(sources=SOURCES))
+        first = [cell.text for cell in page.all("table", "compare")[0].all("th")]
+        assert first == [
+            "before",
+            "after",
+            "difference",
+            "copies",
+            "losses",
+            "other copies",
+            "in kernels",
+            "what",
+            "where",
+        ]
+        page = page_of(trace_of(event(), sources=SOURCES), trace_of(sources=SOURCES))
+        assert "other copies" not in [cell.text for cell in page.all("table", "compare")[0].all("th")]
+
+    def test_a_file_is_one_row_whatever_folder_its_lines_are_named_by(self) -> None:
+        before = trace_of(
+            event(file="base/model.py"), event(file="base/model.py", line=5), sources={"base/model.py": MODEL}
+        )
+        text = MODEL.replace("    return seed + y\n", "")
+        page = page_of(trace_of(event(file="head/model.py"), sources={"head/model.py": text}), before)
+        (row,) = page.all("table", "compare")[0].rows()
+        assert (row[0], row[1], row[-1]) == ("8.0 KiB", "4.0 KiB", "head/model.py")
+
+    @pytest.mark.parametrize(
+        ("before", "after", "moved"),
+        [
+            (["bench.py", "base/net.py"], ["bench.py", "head/net.py"], "head/net.py"),
+            (["base/models/net.py"], ["head/models/net.py", "head/utils/net.py"], "head/models/net.py"),
+            (["base/net.py"], ["head/net.py", "other/net.py"], None),
+            (["base/net.py", "head/net.py"], ["head/net.py"], None),
+        ],
+    )
+    def test_which_folder_is_the_other_checkout(
+        self, before: list[str], after: list[str], moved: str | None
+    ) -> None:
+        old, new = (
+            trace_of(*(event(file=file) for file in files), sources=dict.fromkeys(files, MODEL))
+            for files in (before, after)
+        )
+        rows = line_changes(page_of(new, old))
+        same = {row[6].split(":")[0] for row in rows if row[5] == "the same"}
+        assert same == {file for file in after if file in before or file == moved}
+
+    def test_a_small_change_is_no_zero(self) -> None:
+        for size, words in ((9_970, "less than 1 % less"), (10_030, "less than 1 % more"), (9_900, "-1 %")):
+            page = page_of(trace_of(event(bytes=size)), trace_of(event(bytes=10_000)))
+            assert f"({words})" in page.one("p", "verdict").text
+
+    def test_code_before_is_shortened(self) -> None:
+        before = trace_of(event(line=1), sources={"model.py": f"x = '{'a' * 10_000}'\n"})
+        assert len(line_changes(page_of(trace_of(sources=SOURCES), before))[0][6]) < 2_100
 
     def test_parameters(self) -> None:
         parameter = event(file=None, line=None, parameter="conv.weight")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from esper_guard import Cost, LayoutEvent, LayoutTrace, load_trace, merge
 from esper_guard.trace.saved import schema
 from esper_guard.trace.sizes import format_size, parse_size
+from esper_guard.trace.span import Span
 from esper_guard.trace.table import render_costs, why
 from esper_guard.trace.tally import prototype_of
 from tests.conftest import ROOT, run_python, run_without_torch
@@ -218,12 +219,12 @@ class TestFiles:
             trace.keep(one)
         trace.count("aten.clone.default", 7)
         trace.note_unseen("something")
-        trace.note_executed("model.py", 3, 1)
+        trace.note_executed("model.py", Span(3), Span(1, 4, 2, 9))
         with tempfile.TemporaryDirectory() as folder:
             path = trace.save(Path(folder) / "t.json")
             loaded = load_trace(path)
             jsonschema.validate(json.loads(path.read_text()), schema())
-        for name in "events raw_events calls unseen level rank torch_version kernel_copies keep_events executed".split():
+        for name in "events raw_events calls unseen level rank torch_version kernel_copies keep_events executed_calls".split():
             assert getattr(loaded, name) == getattr(trace, name), name
         assert str(loaded) == str(trace)
 
@@ -254,7 +255,7 @@ class TestFiles:
         model = tmp_path / "model.py"
         model.write_text("a\nb\n")
         trace = trace_of(event(file=str(model), line=2), event(file=str(tmp_path / "gone.py")))
-        trace.note_executed(str(model), 1)
+        trace.note_executed(str(model), Span(1))
         saved = trace.save(tmp_path / "t.json")
         model.write_text("changed\n")
         loaded = load_trace(saved)
@@ -280,8 +281,8 @@ class TestFiles:
             {"a.py": "1", "b.py": "2"},
             {"b.py": "3"},
         )
-        first.note_executed("a.py", 1)
-        second.note_executed("a.py", 2)
+        first.note_executed("a.py", Span(1))
+        second.note_executed("a.py", Span(2))
         merged = merge([first, second])
         assert (merged.sources, merged.executed, merged.unseen) == (
             {"a.py": "1", "b.py": "2"},

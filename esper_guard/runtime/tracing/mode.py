@@ -28,7 +28,7 @@ from esper_guard.runtime.tracing.comparison import (
     result_of_copy,
 )
 from esper_guard.runtime.tracing.entered_modes import entered_modes
-from esper_guard.runtime.tracing.executed import ExecutedLines
+from esper_guard.runtime.tracing.executed import ExecutedCalls
 from esper_guard.runtime.tracing.forward import next_number
 from esper_guard.runtime.tracing.kernel_copies import watching
 from esper_guard.runtime.tracing.locate import running_backward
@@ -72,7 +72,7 @@ class TracingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._locator = self._recorder.locator
         self._forward = self._locator.forward
         self._provenance = Provenance()
-        self._executed = ExecutedLines(trace)
+        self._executed = ExecutedCalls(trace)
         self._thread = threading.get_ident()
         self._number = next_number()
         self._written = -1  # the next number when autograd was about to make a node for a write into a view
