@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from esper_guard.report.html.names import short_names
 from esper_guard.report.html.sources import has_own_sources, text_of
-from esper_guard.report.html.text import lines_of
+from esper_guard.report.html.text import lines_of, shortened
 from esper_guard.trace.alignment import matching_lines
 from esper_guard.trace.checkouts import renamed_files
 from esper_guard.trace.event import LayoutEvent
@@ -44,6 +44,18 @@ class Change(NamedTuple):
         """In bytes."""
         return self.after.bytes - self.before.bytes
 
+    @property
+    def other(self) -> str:
+        """Copies of strides only: ``"1 -> 2, 1.0 KiB -> 4.0 KiB"``; empty if there are none."""
+        before, after = self.before, self.after
+        return _counted(before.other_copies, after.other_copies, before.other_bytes, after.other_bytes)
+
+    @property
+    def internal(self) -> str:
+        """Copies inside kernels, likewise."""
+        before, after = self.before, self.after
+        return _counted(before.internal, after.internal, before.internal_bytes, after.internal_bytes)
+
 
 class Comparison(NamedTuple):
     """Of two traces; what changed most comes first."""
@@ -54,6 +66,8 @@ class Comparison(NamedTuple):
     """``"12 -> 0"``."""
     losses: str
     """``"4 -> 10"``."""
+    apart: list[tuple[str, str]]
+    """What is counted apart and not the same: ``("other copies", "1 -> 2, 1.0 KiB -> 4.0 KiB")``."""
     files: list[Change]
     lines: list[Change]
     by_line: dict[tuple[str, int], Change]
@@ -82,6 +96,7 @@ def compare(before: LayoutTrace, after: LayoutTrace) -> Comparison:
         + _percent(before.total_bytes, after.total_bytes),
         f"{_times(before.copies)} -> {_times(after.copies)}",
         f"{_times(before.losses)} -> {_times(after.losses)}",
+        _apart(lines),
         _by_file(lines),
         sorted(lines, key=_importance),
         {
@@ -170,7 +185,8 @@ class _Lines:
         known = self._new_names.get(place.file)
         short = self._old_names[self._old_of[place.file]] if known is None else known
         code = _line(self._texts[place.file], place.line)
-        return Change(f"{short}:{place.line}", place, before, after, status, code, old_line)
+        name = short if place.line is None else f"{short}:{place.line}"
+        return Change(name, place, before, after, status, code, old_line)
 
 
 def _matched(old: str | None, new: str | None) -> dict[int, int] | None:
@@ -191,31 +207,50 @@ def _costs(trace: LayoutTrace, kernels: bool) -> dict[Place, Cost]:
 
 
 def _by_file(lines: list[Change]) -> list[Change]:
-    sums: dict[str, tuple[Change, Cost, Cost]] = {}
+    several: dict[str, list[Change]] = {}
     for change in lines:
-        name = change.name if change.place.file is None else change.name.rpartition(":")[0]
-        _, before, after = sums.get(name, (change, Cost(), Cost()))
-        sums[name] = (change, Cost.sum((before, change.before)), Cost.sum((after, change.after)))
-    found = [
-        Change(name, Place(change.place.file, None), before, after, _status(before, after))
-        for name, (change, before, after) in sums.items()
-    ]
+        several.setdefault(change.place.file or change.name, []).append(change)
+    found = []
+    for changes in several.values():
+        shown = min(changes, key=lambda change: change.is_gone)  # a line that is gone has the name of before
+        name = shown.name if shown.place.line is None else shown.name.rpartition(":")[0]
+        before, after = Cost.sum(each.before for each in changes), Cost.sum(each.after for each in changes)
+        found.append(Change(name, Place(shown.place.file, None), before, after, _status(before, after)))
     return sorted(found, key=_importance)
 
 
+def _apart(lines: list[Change]) -> list[tuple[str, str]]:
+    before, after = Cost.sum(each.before for each in lines), Cost.sum(each.after for each in lines)
+    sums = Change("", Place(None, None), before, after, "")
+    return [
+        (name, words)
+        for name, words, is_same in (
+            ("other copies", sums.other, before[3:5] == after[3:5]),
+            ("copies in kernels", sums.internal, before[5:] == after[5:]),
+        )
+        if not is_same
+    ]
+
+
 def _status(before: Cost, after: Cost) -> str:
-    if after.rank == before.rank:
+    if after == before:
         return SAME
     if not any(before):
         return "copies now"
     if not any(after):
         return "copies no more"
-    return "more" if after.rank > before.rank else "less"
+    return "more" if _rank(after) > _rank(before) else "less"
+
+
+def _rank(cost: Cost) -> tuple[int, ...]:
+    """Of any two that are not the same, one is the greater."""
+    return (*cost.rank, cost.other_copies, cost.internal)
 
 
 def _importance(change: Change) -> tuple[object, ...]:
-    most = max(change.before.rank, change.after.rank)
-    return (-abs(change.difference), change.status == SAME, *(-part for part in most), change.name)
+    before, after = _rank(change.before), _rank(change.after)
+    changed = [-abs(now - then) for then, now in zip(before, after, strict=True)]
+    return (changed[0], change.status == SAME, *(-part for part in max(before, after)), *changed, change.name)
 
 
 def _percent(before: int, after: int) -> str:
@@ -224,7 +259,15 @@ def _percent(before: int, after: int) -> str:
     if before == 0:
         return ""
     change = round(100 * (after - before) / before)
+    if change == 0:
+        return f" (less than 1 % {'more' if after > before else 'less'})"
     return f" ({max(change, -99) if after else change:+} %)"  # only nothing is 100 % less
+
+
+def _counted(copies: int, copies_after: int, size: int, size_after: int) -> str:
+    if not copies and not copies_after:
+        return ""
+    return f"{copies} -> {copies_after}, {format_size(size)} -> {format_size(size_after)}"
 
 
 def _times(events: Iterable[LayoutEvent]) -> int:
@@ -233,4 +276,4 @@ def _times(events: Iterable[LayoutEvent]) -> int:
 
 def _line(text: str | None, number: int | None) -> str:
     lines = [] if text is None else lines_of(text)
-    return lines[number - 1].strip() if number is not None and 0 < number <= len(lines) else ""
+    return shortened(lines[number - 1].strip()) if number is not None and 0 < number <= len(lines) else ""
