@@ -195,17 +195,18 @@ class _Run:
 
     def _verdict(self, trace: LayoutTrace, known: Baseline | None) -> Verdict | None:
         from esper_guard.report.trace_report import Verdict
-        from esper_guard.trace.budget import broken
+        from esper_guard.trace.budget import allowed, broken
 
         options = self.options
         held = known is not None and not options.update_baseline
         if not (options.bounded or held):
             return None
         events = self._counted(trace)
-        bounds = broken(events, options.max_copies, options.max_bytes, options.max_losses)
+        limits = (options.max_copies, options.max_bytes, options.max_losses)
+        verdict = Verdict(tuple(broken(events, *limits)), bounds=tuple(allowed(*limits)))
         if known is None or not held:
-            return Verdict(tuple(bounds))
-        return Verdict(tuple(bounds), str(options.baseline), tuple(known.news(events)))
+            return verdict
+        return verdict._replace(baseline=str(options.baseline), news=tuple(known.news(events)))
 
     def _counted(self, trace: LayoutTrace) -> list[LayoutEvent]:
         from esper_guard.trace.budget import matches
@@ -224,9 +225,11 @@ class _Run:
 
         options = self.options
         if options.by == "event":
+            from esper_guard.report.trace_text import render_passed
             from esper_guard.trace.table import render_trace
 
-            return f"{render_trace(trace, options.rows)}\n"
+            passed = render_passed(verdict)
+            return f"{render_trace(trace, options.rows)}\n" + (f"\n{passed}\n" if passed else "")
         report = TraceReport(trace, options.by, options.rows, tuple(map(str, options.traces)), verdict)
         if before is not None:
             report = report._replace(

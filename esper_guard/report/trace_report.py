@@ -21,6 +21,8 @@ class Verdict(NamedTuple):
     """Its path, if the trace was held against one."""
     news: tuple[News, ...] = ()
     """What the baseline does not know of."""
+    bounds: tuple[str, ...] = ()
+    """``("at most 64.0 MiB copied",)``: those that the trace was held to."""
 
     @property
     def passed(self) -> bool:
@@ -31,6 +33,14 @@ class Verdict(NamedTuple):
     def reasons(self) -> list[str]:
         """``["3 layout copies, at most 2 allowed"]``: what is exceeded."""
         return [*map(str, self.broken), *([f"{self.new} not in the baseline"] if self.news else ())]
+
+    @property
+    def kept(self) -> list[str]:
+        """``["at most 64.0 MiB copied", "nothing that known.json doesn't have"]``: what a trace that passed keeps to."""
+        return [
+            *self.bounds,
+            *([] if self.baseline is None else [f"nothing that {self.baseline} doesn't have"]),
+        ]
 
     @property
     def new(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from esper_guard.report.text import shown
-from esper_guard.report.trace_report import TraceReport, signed, signed_size
+from esper_guard.report.trace_report import TraceReport, Verdict, signed, signed_size
 from esper_guard.trace.compare import Comparison, Row
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
 from esper_guard.trace.line_texts import LineTexts
@@ -32,7 +32,7 @@ FIGURES = (
 
 
 def render_text(report: TraceReport) -> str:
-    """Sums, the table, and notes."""
+    """Sums, the table, notes, and what was kept to."""
     trace, parts = report.trace, [headline(report.trace)]
     if report.comparison is None:
         parts.append(render_costs(report.by, _costs(trace, report.by), report.rows, LineTexts(trace.sources)))
@@ -40,8 +40,13 @@ def render_text(report: TraceReport) -> str:
         parts += _compared(report.comparison, report.by, report.rows)
     if report.levels is not None:
         parts.append(f"copies inside kernels are not compared: {' and '.join(report.levels)} level")
-    notes = render_notes(trace)
-    return "\n\n".join([*parts, notes] if notes else parts) + "\n"
+    parts += filter(None, (render_notes(trace), render_passed(report.verdict)))
+    return "\n\n".join(parts) + "\n"
+
+
+def render_passed(verdict: Verdict | None) -> str:
+    """``"passed: at most 64.0 MiB copied"``; empty if something is exceeded, or nothing was to be kept to."""
+    return shown(f"passed: {'; '.join(verdict.kept)}") if verdict is not None and verdict.passed else ""
 
 
 def figures_in(rows: Iterable[Row]) -> list[_Figure]:

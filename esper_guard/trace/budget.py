@@ -57,6 +57,14 @@ class Broken(NamedTuple):
         return f"{plural(self.found, noun)}, at most {self.allowed} allowed"
 
 
+def allowed(copies: int | None = None, size: int | None = None, losses: int | None = None) -> list[str]:
+    """``["at most 2 layout copies", "at most 64.0 MiB copied"]``: what these bounds say; ``size`` is in bytes."""
+    bounds = [] if copies is None else [f"at most {plural(copies, 'layout copy')}"]
+    bounds += [] if size is None else [f"at most {format_size(size)} copied"]
+    bounds += [] if losses is None else [f"at most {plural(losses, 'format loss')}"]
+    return bounds
+
+
 def exceeded(
     events: Sequence[LayoutEvent],
     unseen: Sequence[str],
