@@ -77,7 +77,7 @@ class _RemembersItsArguments(click.Command):
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on the CPU.")
-@click.option("--rounds", type=click.IntRange(min=2), help="How often every arm is timed.")
+@click.option("--rounds", type=click.IntRange(min=2), help="How often every variant is timed.")
 @click.option(
     "--time",
     "seconds",
@@ -132,7 +132,9 @@ class _RemembersItsArguments(click.Command):
 @click.option("--json", "json_path", metavar="PATH", help="Write all figures, for --from.")
 @click.option("--markdown", metavar="PATH", help="Write tables in Markdown; - prints them.")
 @click.option("--plot", metavar="PATH", help="Write a picture: .svg or .png.")
-@click.option("--trace", "trace_path", metavar="PATH", help="Write the layout trace of the first NHWC arm.")
+@click.option(
+    "--trace", "trace_path", metavar="PATH", help="Write the layout trace of the first NHWC variant."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print neither the table nor the progress.")
 @click.pass_context
 def profile(context: click.Context, /, target: str | None, **options: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from esper_guard.profiling.choices import ISOLATIONS
-from esper_guard.profiling.result import Arm, Comparison, LineCost, Machine, Noise, Ratio, Settings
+from esper_guard.profiling.result import Comparison, LineCost, Machine, Noise, Ratio, Settings, Variant
 from esper_guard.profiling.statistics import FEWEST_ROUNDS, is_faster, is_quiet, is_slower
 from esper_guard.trace.sizes import format_size
 from esper_guard.trace.table import plural
@@ -26,13 +26,13 @@ def advise(comparison: Comparison, machine: Machine, settings: Settings) -> list
     ]
 
 
-def _channels_last(comparison: Comparison) -> Arm:
-    """The arm that channels_last is judged by."""
-    return next(arm for arm in comparison.arms if arm.memory_format == "NHWC")
+def _channels_last(comparison: Comparison) -> Variant:
+    """The variant that channels_last is judged by."""
+    return next(variant for variant in comparison.variants if variant.memory_format == "NHWC")
 
 
 def _verdict(comparison: Comparison) -> str:
-    first, last = comparison.arms[0], _channels_last(comparison)
+    first, last = comparison.variants[0], _channels_last(comparison)
     ratio, noise = comparison.ratio(last.name, first.name), comparison.noise
     bytes_too = f"and {_copied(last)}"
     if ratio is None or noise is None:
@@ -59,30 +59,30 @@ def _verdict(comparison: Comparison) -> str:
     )
 
 
-def _copied(arm: Arm) -> str:
-    if arm.unseen:
+def _copied(variant: Variant) -> str:
+    if variant.unseen:
         return "copies what could not be seen"
-    if not arm.copies:
+    if not variant.copies:
         return "copies nothing between memory formats"
-    return f"copies {format_size(arm.copied)} between memory formats ({plural(arm.copies, 'copy')})"
+    return f"copies {format_size(variant.copied)} between memory formats ({plural(variant.copies, 'copy')})"
 
 
-def _allocated(first: Arm, last: Arm) -> str:
+def _allocated(first: Variant, last: Variant) -> str:
     if first.memory is None or last.memory is None:
         return ""
     ours, theirs = format_size(last.memory.allocated), format_size(first.memory.allocated)
     return f" and allocates {ours}, against {theirs} in NCHW"
 
 
-def _about_lines(arm: Arm) -> Iterator[str]:
+def _about_lines(variant: Variant) -> Iterator[str]:
     """The lines that eat the gain, the costliest first."""
-    if arm.unseen:
+    if variant.unseen:
         yield (
-            f"Not seen: {'; '.join(arm.unseen)}. For the lines of eager code, measure with --no-time and without "
+            f"Not seen: {'; '.join(variant.unseen)}. For the lines of eager code, measure with --no-time and without "
             "--compile."
         )
-    copies = [line for line in arm.lines if line.is_copy and line.changes_format and not line.is_meant]
-    losses = [line for line in arm.lines if line.kind == "loss" and line.phase == "forward"]
+    copies = [line for line in variant.lines if line.is_copy and line.changes_format and not line.is_meant]
+    losses = [line for line in variant.lines if line.kind == "loss" and line.phase == "forward"]
     places = list(dict.fromkeys(line.place for line in (*copies, *losses)))
     for place in places[:_MOST_LINES]:
         here = [line for line in (*copies, *losses) if line.place == place]
@@ -90,13 +90,15 @@ def _about_lines(arm: Arm) -> Iterator[str]:
     if len(places) > _MOST_LINES:
         rest = sum(line.bytes for line in copies if line.place in places[_MOST_LINES:])
         yield f"{_lines(len(places) - _MOST_LINES)} more copy {format_size(rest)} or lose channels_last."
-    meant = sum(line.bytes for line in arm.lines if line.is_copy and line.changes_format and line.is_meant)
+    meant = sum(
+        line.bytes for line in variant.lines if line.is_copy and line.changes_format and line.is_meant
+    )
     if meant:
         yield (
             f"{format_size(meant)} of the copies are conversions into channels_last that a line asks for, or gradients "
             "of parameters: they are meant."
         )
-    if not places and not arm.unseen:
+    if not places and not variant.unseen:
         yield "No line copies out of channels_last or loses it."
 
 
@@ -133,28 +135,26 @@ def _remedy(line: LineCost) -> str | None:
 
 def _about_isolation(comparison: Comparison) -> Iterator[str]:
     """What the ways to cut the gradient off cost over the first one."""
-    for arm in comparison.arms:
-        ours = next(other for other in comparison.arms if other.memory_format == arm.memory_format)
-        if arm is ours or arm.isolation is None or ours.isolation is None:
+    for variant in comparison.variants:
+        ours = next(other for other in comparison.variants if other.memory_format == variant.memory_format)
+        if variant is ours or variant.isolation is None or ours.isolation is None:
             continue
-        costs = _costs(arm, ours)
-        ratio, noise = comparison.ratio(arm.name, ours.name), comparison.noise
+        costs = _costs(variant, ours)
+        ratio, noise = comparison.ratio(variant.name, ours.name), comparison.noise
         time = f"; {_time(ratio, noise)}" if ratio is not None and noise is not None else ""
-        forms = (
-            f"`{ISOLATIONS.get(arm.isolation, arm.isolation)}` instead of `{ISOLATIONS.get(ours.isolation)}`"
-        )
+        forms = f"`{ISOLATIONS.get(variant.isolation, variant.isolation)}` instead of `{ISOLATIONS.get(ours.isolation)}`"
         bytes_ = f"the step {', '.join(costs)}" if costs else "no byte more is copied or allocated"
-        yield f"{forms} in {arm.memory_format}: {bytes_}{time}."
+        yield f"{forms} in {variant.memory_format}: {bytes_}{time}."
 
 
-def _costs(arm: Arm, ours: Arm) -> list[str]:
+def _costs(variant: Variant, ours: Variant) -> list[str]:
     """What differs in bytes."""
-    differences = [("copies", arm.copied + arm.other_copied - ours.copied - ours.other_copied, "")]
-    if arm.memory is not None and ours.memory is not None:
+    differences = [("copies", variant.copied + variant.other_copied - ours.copied - ours.other_copied, "")]
+    if variant.memory is not None and ours.memory is not None:
         differences += [
-            ("allocates", arm.memory.forward - ours.memory.forward, " in the forward"),
-            ("allocates", arm.memory.backward - ours.memory.backward, " in the backward"),
-            ("needs", arm.memory.peak - ours.memory.peak, " at its peak"),
+            ("allocates", variant.memory.forward - ours.memory.forward, " in the forward"),
+            ("allocates", variant.memory.backward - ours.memory.backward, " in the backward"),
+            ("needs", variant.memory.peak - ours.memory.peak, " at its peak"),
         ]
     return [
         f"{verb} {format_size(abs(size))} {'more' if size > 0 else 'less'}{where}"

@@ -20,7 +20,7 @@ from esper_guard.profiling.table import (
 )
 from esper_guard.report.gfm import code
 
-_TEXTS = {"workload", "device", "arm", "kind", "operator", "where", "line", "module", "class"}
+_TEXTS = {"workload", "device", "variant", "kind", "operator", "where", "line", "module", "class"}
 """Columns of words; the others hold figures."""
 
 
@@ -57,15 +57,15 @@ def render_markdown(profile: Profile, parts: Collection[str] = PARTS) -> str:
 
 def _details(comparison: Comparison, parts: Collection[str]) -> list[str]:
     blocks = []
-    for arm in comparison.arms if "lines" in parts else ():
-        if arm.memory_format == "NHWC" and arm.lines:
-            header, *rows = line_cells(arm)
+    for variant in comparison.variants if "lines" in parts else ():
+        if variant.memory_format == "NHWC" and variant.lines:
+            header, *rows = line_cells(variant)
             coded = [header, *((*row[:-2], code(row[-2]), code(row[-1])) for row in rows)]
-            blocks += [f"Lines, {arm.name}, the costliest:", _table(coded)]
-    for arm in shown_by_module(comparison) if "modules" in parts else ():
-        header, *rows = module_cells(arm)
+            blocks += [f"Lines, {variant.name}, the costliest:", _table(coded)]
+    for variant in shown_by_module(comparison) if "modules" in parts else ():
+        header, *rows = module_cells(variant)
         blocks += [
-            f"Modules, {arm.name}, the slowest by themselves: median (quartiles).",
+            f"Modules, {variant.name}, the slowest by themselves: median (quartiles).",
             _table([header, *((code(row[0]), *row[1:]) for row in rows)]),
         ]
     if "advice" in parts:
@@ -97,7 +97,7 @@ def _lead(comparison: Comparison, rest: str, profile: Profile) -> dict[str, str]
 def _joined(tables: Sequence[Cells], leads: Sequence[dict[str, str]]) -> Cells:
     """The tables of all comparisons in one."""
     headers = [cells[0] for cells in tables]
-    header = headers[0] if len(set(headers)) == 1 else (*headers[0][:-1], "step / first arm")
+    header = headers[0] if len(set(headers)) == 1 else (*headers[0][:-1], "step / first variant")
     return [
         (*leads[0], *header),
         *((*lead.values(), *row) for cells, lead in zip(tables, leads, strict=True) for row in cells[1:]),
@@ -111,19 +111,19 @@ def _without_zeros(cells: Cells) -> Iterator[str]:
     if rows:
         yield _table([cells[0], *rows])
     by_arm: dict[str, list[tuple[str, ...]]] = {}
-    for *lead, arm in (row[:-figures] for row in cells[1:] if row not in rows):
-        by_arm.setdefault(arm, []).append(tuple(lead))
-    arms = Counter(row[-figures - 1] for row in cells[1:])
-    zeros = [_where(arm, leads, len(leads) == arms[arm]) for arm, leads in by_arm.items()]
+    for *lead, variant in (row[:-figures] for row in cells[1:] if row not in rows):
+        by_arm.setdefault(variant, []).append(tuple(lead))
+    variants = Counter(row[-figures - 1] for row in cells[1:])
+    zeros = [_where(variant, leads, len(leads) == variants[variant]) for variant, leads in by_arm.items()]
     if zeros:
         yield f"Not a byte more: {'; '.join(zeros)}."
 
 
-def _where(arm: str, leads: Sequence[tuple[str, ...]], everywhere: bool) -> str:
+def _where(variant: str, leads: Sequence[tuple[str, ...]], everywhere: bool) -> str:
     """``"NCHW copy (everywhere)"``, ``"NHWC copy (tokens host, training; tokens host, holding)"``."""
     if not any(leads):
-        return arm
-    return f"{arm} ({'everywhere' if everywhere else '; '.join(map(', '.join, leads))})"
+        return variant
+    return f"{variant} ({'everywhere' if everywhere else '; '.join(map(', '.join, leads))})"
 
 
 def _name(comparison: Comparison) -> str:

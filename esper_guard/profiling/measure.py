@@ -21,7 +21,6 @@ from esper_guard.profiling.memory import memory_of
 from esper_guard.profiling.module_times import module_times
 from esper_guard.profiling.result import (
     AGAIN,
-    Arm,
     Comparison,
     MemoryFormat,
     Noise,
@@ -30,6 +29,7 @@ from esper_guard.profiling.result import (
     Ratio,
     Settings,
     Times,
+    Variant,
 )
 from esper_guard.profiling.shapes import Shape
 from esper_guard.profiling.statistics import noise_of, paired_ratio
@@ -84,7 +84,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class _Variant:
+class _Way:
     name: str
     memory_format: MemoryFormat
     isolation: str | None
@@ -94,7 +94,7 @@ def measure(request: Request, progress: Progress) -> tuple[Profile, LayoutTrace]
     """Measure everything that is asked for.
 
     Returns:
-        The profile, and the trace of the first NHWC arm.
+        The profile, and the trace of the first NHWC variant.
 
     Raises:
         ProfileError: the model can't be loaded or run; the message names the remedy.
@@ -169,22 +169,20 @@ def _prepared(request: Request) -> Iterator[None]:
 def _compare(
     request: Request, workload: Workload, device: str, progress: Callable[[str, float], None]
 ) -> tuple[Comparison, LayoutTrace]:
-    variants = [
-        _Variant(
-            memory_format if isolation is None else f"{memory_format} {isolation}", memory_format, isolation
-        )
+    ways = [
+        _Way(memory_format if isolation is None else f"{memory_format} {isolation}", memory_format, isolation)
         for memory_format, isolation in product(_FORMATS, workload.models)
     ]
     where = f"{workload.name} on {device}"
     progress(f"{where}: first steps", 0.0)
-    steps, hardened = _running(request, workload, device, variants)
+    steps, hardened = _running(request, workload, device, ways)
     traces = {name: trace_step(step) for name, step in steps.items()}
     lines = {name: line_costs(trace) for name, trace in traces.items()}
     memories = {name: memory_of(step) for name, step in steps.items()}
     times: dict[str, Times] = {}
     modules = {}
     if request.timed:
-        first = variants[0]
+        first = ways[0]
         again = f"{first.name} {AGAIN}"
         timed_steps = {**steps, again: _step(request, workload, device, first)}
         times = time_steps(
@@ -203,64 +201,62 @@ def _compare(
                 request.seed,
                 lambda share: progress(f"{where}: modules", 0.9 + 0.1 * share),
             )
-    arms = [
-        Arm(
-            name=variant.name,
-            memory_format=variant.memory_format,
-            isolation=variant.isolation,
-            lines=lines[variant.name],
-            unseen=list(traces[variant.name].unseen),
-            memory=memories[variant.name],
-            times=times.get(variant.name),
-            modules=modules.get(variant.name, []),
+    variants = [
+        Variant(
+            name=way.name,
+            memory_format=way.memory_format,
+            isolation=way.isolation,
+            lines=lines[way.name],
+            unseen=list(traces[way.name].unseen),
+            memory=memories[way.name],
+            times=times.get(way.name),
+            modules=modules.get(way.name, []),
         )
-        for variant in variants
+        for way in ways
     ]
-    ratios = _ratios(arms, times, request) if times else []
+    ratios = _ratios(variants, times, request) if times else []
     comparison = Comparison(
         workload=workload.name,
         device=device,
-        arms=arms,
+        variants=variants,
         ratios=ratios,
-        noise=_noise(arms[0], times, request) if times else None,
+        noise=_noise(variants[0], times, request) if times else None,
         hardened=hardened,
     )
-    channels_last = next(variant for variant in variants if variant.memory_format == "NHWC")
+    channels_last = next(way for way in ways if way.memory_format == "NHWC")
     return comparison, traces[channels_last.name]
 
 
 def _running(
-    request: Request, workload: Workload, device: str, variants: list[_Variant]
+    request: Request, workload: Workload, device: str, ways: list[_Way]
 ) -> tuple[dict[str, Step], str | None]:
     """Steps that have run, and what would have happened to them had they not been hardened."""
     hardened = _built_in_hazard(workload, device)
     try:
-        return _tried(request, workload, device, variants), hardened
+        return _tried(request, workload, device, ways), hardened
     except HazardError as error:
         hardened = _hazard_named(error)
     for model in workload.models.values():
         harden(model)
     try:
-        return _tried(request, workload, device, variants), hardened
+        return _tried(request, workload, device, ways), hardened
     except HazardError as error:
         raise ProfileError(
             f"{workload.name} can't be measured on {device}, not even hardened: {error}"
         ) from error
 
 
-def _tried(request: Request, workload: Workload, device: str, variants: list[_Variant]) -> dict[str, Step]:
+def _tried(request: Request, workload: Workload, device: str, ways: list[_Way]) -> dict[str, Step]:
     """Steps that have run twice; a call that would crash the process raises a HazardError."""
     steps: dict[str, Step] = {}
-    for variant in variants:
-        steps[variant.name] = _tried_step(request, workload, device, variant, ran_before=bool(steps))
+    for way in ways:
+        steps[way.name] = _tried_step(request, workload, device, way, ran_before=bool(steps))
     return steps
 
 
-def _tried_step(
-    request: Request, workload: Workload, device: str, variant: _Variant, ran_before: bool
-) -> Step:
+def _tried_step(request: Request, workload: Workload, device: str, way: _Way, ran_before: bool) -> Step:
     try:
-        step = _step(request, workload, device, variant)
+        step = _step(request, workload, device, way)
     except Exception as error:
         raise ProfileError(f"{workload.name} can't be put on {device}: {described(error)}") from error
     try:
@@ -274,13 +270,13 @@ def _tried_step(
             f"nothing that {workload.name} returns needs a gradient: measure it with --inference"
         ) from error
     except Exception as error:
-        raise ProfileError(_failed(workload, device, variant, ran_before, error)) from error
+        raise ProfileError(_failed(workload, device, way, ran_before, error)) from error
     return step
 
 
-def _failed(workload: Workload, device: str, variant: _Variant, ran_before: bool, error: Exception) -> str:
+def _failed(workload: Workload, device: str, way: _Way, ran_before: bool, error: Exception) -> str:
     shapes = ", ".join(shown_inputs(workload.inputs)) or "no tensors"
-    if ran_before and variant.memory_format == "NHWC":
+    if ran_before and way.memory_format == "NHWC":
         return (
             f"{workload.name} runs in NCHW on {device}, but in channels_last it raised {described(error)}: "
             "that line can't work on channels_last; `esper-guard check` may know the remedy (reshape instead of view)"
@@ -288,12 +284,12 @@ def _failed(workload: Workload, device: str, variant: _Variant, ran_before: bool
     return f"{workload.name} raised {described(error)} on {device} with inputs {shapes}: {INPUT_REMEDY}"
 
 
-def _step(request: Request, workload: Workload, device: str, variant: _Variant) -> Step:
+def _step(request: Request, workload: Workload, device: str, way: _Way) -> Step:
     return Step(
-        workload.models[variant.isolation],
+        workload.models[way.isolation],
         workload.inputs,
         device,
-        channels_last=variant.memory_format == "NHWC",
+        channels_last=way.memory_format == "NHWC",
         training=request.training,
         dtype=None if request.dtype is None else getattr(torch, request.dtype),
         autocast=None if request.autocast is None else getattr(torch, request.autocast),
@@ -314,7 +310,7 @@ def _hazards_on(kind: str) -> list[str]:
 def _hazard_named(error: HazardError) -> str:
     hazard = HAZARDS[error.hazard]
     where = "" if error.location is None else f" at {error.location}"
-    return f"{hazard.title}{where} ({hazard.id}: {hazard.consequence.value}); every arm was cured of it by esper_guard.harden"
+    return f"{hazard.title}{where} ({hazard.id}: {hazard.consequence.value}); every variant was cured of it by esper_guard.harden"
 
 
 def _built_in_hazard(workload: Workload, device: str) -> str | None:
@@ -329,19 +325,19 @@ def _built_in_hazard(workload: Workload, device: str) -> str | None:
     return None
 
 
-def _ratios(arms: list[Arm], times: dict[str, Times], request: Request) -> list[Ratio]:
-    """Each arm against the first, and each way of isolation against the first one in the same memory format."""
-    pairs = [(arm.name, arms[0].name) for arm in arms[1:]]
-    for arm in arms:
-        ours = next(other for other in arms if other.memory_format == arm.memory_format)
-        if arm is not ours and (arm.name, ours.name) not in pairs:
-            pairs.append((arm.name, ours.name))
+def _ratios(variants: list[Variant], times: dict[str, Times], request: Request) -> list[Ratio]:
+    """Each variant against the first, and each way of isolation against the first one in the same memory format."""
+    pairs = [(variant.name, variants[0].name) for variant in variants[1:]]
+    for variant in variants:
+        ours = next(other for other in variants if other.memory_format == variant.memory_format)
+        if variant is not ours and (variant.name, ours.name) not in pairs:
+            pairs.append((variant.name, ours.name))
     return [_ratio(name, to, part, times, request) for name, to in pairs for part in _parts(request)]
 
 
-def _noise(first: Arm, times: dict[str, Times], request: Request) -> Noise:
+def _noise(first: Variant, times: dict[str, Times], request: Request) -> Noise:
     again = _ratio(f"{first.name} {AGAIN}", first.name, "step", times, request)
-    return noise_of(again, times[again.arm].step)
+    return noise_of(again, times[again.variant].step)
 
 
 def _ratio(name: str, to: str, part: Part, times: dict[str, Times], request: Request) -> Ratio:

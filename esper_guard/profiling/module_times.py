@@ -38,7 +38,7 @@ def module_times(
     seed: int,
     progress: Callable[[float], None],
 ) -> dict[str, list[ModuleTime]]:
-    """Of each arm the modules, the slowest first: the medians over rounds in which each arm runs once.
+    """Of each variant the modules, the slowest first: the medians over rounds in which each variant runs once.
 
     torch.profiler records the operators; a range around each module's forward says whose they are. Those of the
     backward belong to the module of the forward operator with the same autograd sequence number. No module gets a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from esper_guard.profiling.result import Arm, Comparison, Profile
+from esper_guard.profiling.result import Comparison, Profile, Variant
 from esper_guard.profiling.statistics import spread
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _MIB = 2**20
 
 
 def picture(profile: Profile, suffix: str) -> bytes:
-    """Step time and bytes of each arm, side by side; the same figures give the same SVG.
+    """Step time and bytes of each variant, side by side; the same figures give the same SVG.
 
     Args:
         profile: what to show.
@@ -26,17 +26,19 @@ def picture(profile: Profile, suffix: str) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    arms = [(comparison, arm) for comparison in profile.comparisons for arm in comparison.arms]
-    timed = any(arm.times is not None for _, arm in arms)
+    variants = [
+        (comparison, variant) for comparison in profile.comparisons for variant in comparison.variants
+    ]
+    timed = any(variant.times is not None for _, variant in variants)
     with matplotlib.rc_context({"svg.hashsalt": "esper-guard", "font.size": 9.0}):
-        figure = Figure(figsize=(11.0 if timed else 8.0, 1.8 + 0.55 * len(arms)), layout="constrained")
+        figure = Figure(figsize=(11.0 if timed else 8.0, 1.8 + 0.55 * len(variants)), layout="constrained")
         axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
         if timed:
-            _draw_times(axes[0], [arm for _, arm in arms])
-        _draw_bytes(axes[-1], [arm for _, arm in arms])
-        labels = [_label(profile, comparison, arm) for comparison, arm in arms]
-        axes[0].set_yticks(range(len(arms)), labels)
-        axes[0].set_ylim(len(arms) - 0.4, -0.6)
+            _draw_times(axes[0], [variant for _, variant in variants])
+        _draw_bytes(axes[-1], [variant for _, variant in variants])
+        labels = [_label(profile, comparison, variant) for comparison, variant in variants]
+        axes[0].set_yticks(range(len(variants)), labels)
+        axes[0].set_ylim(len(variants) - 0.4, -0.6)
         figure.suptitle(_title(profile))
         figure.legend(loc="outside lower right", ncols=len(_BYTES), frameon=False)
         written = io.BytesIO()
@@ -45,16 +47,21 @@ def picture(profile: Profile, suffix: str) -> bytes:
     return written.getvalue()
 
 
-def _draw_times(axes: Axes, arms: list[Arm]) -> None:
+def _draw_times(axes: Axes, variants: list[Variant]) -> None:
     axes.set_title("time of one step")
     axes.set_xlabel("milliseconds (median, with quartiles)")
-    for at, arm in enumerate(arms):
-        if arm.times is None:
+    for at, variant in enumerate(variants):
+        if variant.times is None:
             continue
-        step = spread([sample * 1e3 for sample in arm.times.step])
+        step = spread([sample * 1e3 for sample in variant.times.step])
         whiskers = [[step.median - step.low], [step.high - step.median]]
         axes.barh(
-            at, step.median, height=0.6, color=_FORMAT_COLOURS[arm.memory_format], xerr=whiskers, capsize=3
+            at,
+            step.median,
+            height=0.6,
+            color=_FORMAT_COLOURS[variant.memory_format],
+            xerr=whiskers,
+            capsize=3,
         )
         axes.annotate(
             f"{step.median:.2f}",
@@ -68,13 +75,13 @@ def _draw_times(axes: Axes, arms: list[Arm]) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_bytes(axes: Axes, arms: list[Arm]) -> None:
+def _draw_bytes(axes: Axes, variants: list[Variant]) -> None:
     axes.set_title("bytes of one step")
     axes.set_xlabel("MiB")
     height = 0.8 / len(_BYTES)
     for place, (name, colour) in enumerate(_BYTES):
-        sizes = [_size(arm, name) / _MIB for arm in arms]
-        positions = [at + (place - 1) * height for at in range(len(arms))]
+        sizes = [_size(variant, name) / _MIB for variant in variants]
+        positions = [at + (place - 1) * height for at in range(len(variants))]
         axes.barh(positions, sizes, height=height, color=colour, label=name)
         for position, size in zip(positions, sizes, strict=True):
             shown = f"{size:.1f}" if size else "0"
@@ -91,19 +98,19 @@ def _draw_bytes(axes: Axes, arms: list[Arm]) -> None:
     axes.set_axisbelow(True)
 
 
-def _size(arm: Arm, name: str) -> int:
+def _size(variant: Variant, name: str) -> int:
     if name == "copied":
-        return arm.copied
-    if arm.memory is None:
+        return variant.copied
+    if variant.memory is None:
         return 0
-    return arm.memory.peak if name == "peak" else arm.memory.allocated
+    return variant.memory.peak if name == "peak" else variant.memory.allocated
 
 
-def _label(profile: Profile, comparison: Comparison, arm: Arm) -> str:
-    """The workload is named once, at its first arm."""
-    if len(profile.comparisons) == 1 or arm is not comparison.arms[0]:
-        return arm.name
-    return f"{comparison.workload}, {comparison.device}\n{arm.name}"
+def _label(profile: Profile, comparison: Comparison, variant: Variant) -> str:
+    """The workload is named once, at its first variant."""
+    if len(profile.comparisons) == 1 or variant is not comparison.variants[0]:
+        return variant.name
+    return f"{comparison.workload}, {comparison.device}\n{variant.name}"
 
 
 def _title(profile: Profile) -> str:

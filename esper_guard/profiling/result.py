@@ -18,7 +18,7 @@ VERSION: Final = 1
 MemoryFormat: TypeAlias = Literal["NCHW", "NHWC"]
 Part: TypeAlias = Literal["step", "forward", "backward"]
 AGAIN: Final = "again"
-"""Ends the name of an arm that is measured a second time."""
+"""Ends the name of a variant that is measured a second time."""
 
 
 class Machine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,7 +120,7 @@ class Memory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Times(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds, one sample for each round; the same round has the same place in every arm of a comparison."""
+    """Seconds, one sample for each round; the same round has the same place in every variant of a comparison."""
 
     forward: list[float]
     backward: list[float]
@@ -153,7 +153,7 @@ class ModuleTime(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bytes of layout copies in one step."""
 
 
-class Arm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way to run the step."""
 
     name: str
@@ -193,7 +193,7 @@ class Arm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Ratio(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time over time of the same round: the median over the rounds, with its 95 % interval."""
 
-    arm: str
+    variant: str
     to: str
     part: Part
     median: float
@@ -209,7 +209,7 @@ class Noise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No difference smaller than this is claimed: 0.03 is 3 %."""
     rounds: int
     samples: list[float]
-    """Seconds of the step, of the arm that was measured again."""
+    """Seconds of the step, of the variant that was measured again."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,7 +217,7 @@ class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     workload: str
     device: str
-    arms: list[Arm]
+    variants: list[Variant]
     """The first is what the others are compared with."""
     ratios: list[Ratio] = []
     noise: Noise | None = None
@@ -225,14 +225,14 @@ class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What would have happened without `esper_guard.harden`; None if nothing had to be cured."""
     advice: list[str] = []
 
-    def arm(self, name: str) -> Arm:
-        """The arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
+    def variant(self, name: str) -> Variant:
+        """The variant of this name."""
+        return next(variant for variant in self.variants if variant.name == name)
 
-    def ratio(self, arm: str, to: str, part: Part = "step") -> Ratio | None:
+    def ratio(self, variant: str, to: str, part: Part = "step") -> Ratio | None:
         """None if it was not timed."""
-        wanted = (arm, to, part)
-        return next((ratio for ratio in self.ratios if (ratio.arm, ratio.to, ratio.part) == wanted), None)
+        wanted = (variant, to, part)
+        return next((ratio for ratio in self.ratios if (ratio.variant, ratio.to, ratio.part) == wanted), None)
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

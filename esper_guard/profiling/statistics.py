@@ -33,12 +33,12 @@ def median_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
 
 
 def paired_ratio(
-    arm: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float], seed: int
+    variant: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float], seed: int
 ) -> Ratio:
     """Of samples that were taken in the same rounds, so that what slows a whole round down cancels out.
 
     Args:
-        arm: whose times are ``ours``, in seconds.
+        variant: whose times are ``ours``, in seconds.
         to: whose times are ``theirs``.
         part: of the step.
         ours: one sample for each round.
@@ -47,15 +47,15 @@ def paired_ratio(
     """
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     low, high = median_interval(ratios, seed)
-    return Ratio(arm=arm, to=to, part=part, median=statistics.median(ratios), low=low, high=high)
+    return Ratio(variant=variant, to=to, part=part, median=statistics.median(ratios), low=low, high=high)
 
 
 def noise_of(again: Ratio, samples: list[float]) -> Noise:
-    """What the ratio of an arm to itself says about the machine: the far end of its interval is the floor.
+    """What the ratio of a variant to itself says about the machine: the far end of its interval is the floor.
 
     Args:
         again: the ratio.
-        samples: the seconds of the arm that was measured again, one for each round.
+        samples: the seconds of the variant that was measured again, one for each round.
     """
     floor = max(again.high, 1 / again.low) - 1
     return Noise(ratio=again, floor=floor, rounds=len(samples), samples=samples)

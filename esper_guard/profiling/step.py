@@ -1,4 +1,4 @@
-"""A training or inference step of one arm, in halves that can be measured apart."""
+"""A training or inference step of one variant, in halves that can be measured apart."""
 
 from __future__ import annotations
 

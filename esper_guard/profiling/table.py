@@ -6,7 +6,16 @@ from collections.abc import Collection
 
 from esper_guard.profiling.choices import PARTS
 from esper_guard.profiling.isolation_table import has_isolations, isolation_cells
-from esper_guard.profiling.result import Arm, Comparison, LineCost, ModuleTime, Part, Profile, Ratio, Spread
+from esper_guard.profiling.result import (
+    Comparison,
+    LineCost,
+    ModuleTime,
+    Part,
+    Profile,
+    Ratio,
+    Spread,
+    Variant,
+)
 from esper_guard.profiling.statistics import spread
 from esper_guard.trace.sizes import format_size
 from esper_guard.trace.table import aligned
@@ -65,51 +74,62 @@ def _tables(comparison: Comparison, parts: Collection[str]) -> list[tuple[str, C
         found.append(
             ("time of one step: median (quartiles), and ratio (95 % interval)", time_cells(comparison), 0)
         )
-    channels_last = [arm for arm in comparison.arms if arm.memory_format == "NHWC" and arm.lines]
+    channels_last = [
+        variant for variant in comparison.variants if variant.memory_format == "NHWC" and variant.lines
+    ]
     if "lines" in parts:
-        found += [(f"lines, {arm.name}: the costliest", line_cells(arm), 2) for arm in channels_last]
-    for arm in shown_by_module(comparison) if "modules" in parts else ():
-        title = f"modules, {arm.name}: the slowest by themselves, median (quartiles)"
-        found.append((title, module_cells(arm), 0))
+        found += [
+            (f"lines, {variant.name}: the costliest", line_cells(variant), 2) for variant in channels_last
+        ]
+    for variant in shown_by_module(comparison) if "modules" in parts else ():
+        title = f"modules, {variant.name}: the slowest by themselves, median (quartiles)"
+        found.append((title, module_cells(variant), 0))
     return found
 
 
 def byte_cells(comparison: Comparison) -> Cells:
-    """Copies and memory of each arm."""
-    header = ("arm", "layout copies", "copied", "losses", "other copies", "forward", "backward", "peak")
+    """Copies and memory of each variant."""
+    header = ("variant", "layout copies", "copied", "losses", "other copies", "forward", "backward", "peak")
     cells: Cells = [header]
-    for arm in comparison.arms:
-        memory = arm.memory
+    for variant in comparison.variants:
+        memory = variant.memory
         sizes = ("not measured",) * 3
         if memory is not None:
             sizes = (format_size(memory.forward), format_size(memory.backward), format_size(memory.peak))
-        copied = (str(arm.copies), format_size(arm.copied), str(arm.losses), format_size(arm.other_copied))
-        cells.append((arm.name, *(("not seen",) * 4 if arm.unseen else copied), *sizes))
+        copied = (
+            str(variant.copies),
+            format_size(variant.copied),
+            str(variant.losses),
+            format_size(variant.other_copied),
+        )
+        cells.append((variant.name, *(("not seen",) * 4 if variant.unseen else copied), *sizes))
     return cells
 
 
 def time_cells(comparison: Comparison) -> Cells:
-    """Times of each arm, and ratios to the first one."""
-    first = comparison.arms[0]
+    """Times of each variant, and ratios to the first one."""
+    first = comparison.variants[0]
     training = first.times is not None and bool(first.times.backward)
-    cells: Cells = [("arm", *(("forward", "backward") if training else ()), "step", f"step / {first.name}")]
-    for arm in comparison.arms:
-        if arm.times is None:
+    cells: Cells = [
+        ("variant", *(("forward", "backward") if training else ()), "step", f"step / {first.name}")
+    ]
+    for variant in comparison.variants:
+        if variant.times is None:
             continue
         parts: tuple[Part, ...] = ("forward", "backward", "step") if training else ("step",)
-        ratio = comparison.ratio(arm.name, first.name)
-        row = tuple(milliseconds(spread(arm.times.of(part))) for part in parts)
-        cells.append((arm.name, *row, "1" if ratio is None else shown_ratio(ratio)))
+        ratio = comparison.ratio(variant.name, first.name)
+        row = tuple(milliseconds(spread(variant.times.of(part))) for part in parts)
+        cells.append((variant.name, *row, "1" if ratio is None else shown_ratio(ratio)))
     if comparison.noise is not None:
         again = comparison.noise.ratio
-        cells.append((again.arm, *("" for _ in cells[0][2:]), shown_ratio(again)))
+        cells.append((again.variant, *("" for _ in cells[0][2:]), shown_ratio(again)))
     return cells
 
 
-def line_cells(arm: Arm, rows: int = ROWS) -> Cells:
-    """The costliest lines of an arm; a copy that changes strides only comes last."""
+def line_cells(variant: Variant, rows: int = ROWS) -> Cells:
+    """The costliest lines of a variant; a copy that changes strides only comes last."""
     cells: Cells = [("bytes", "times", "kind", "operator", "where", "line")]
-    for line in arm.lines[:rows]:
+    for line in variant.lines[:rows]:
         size = "" if line.kind == "loss" else format_size(line.bytes)
         cells.append((size, str(line.count), kind_of(line), line.operator, where(line), line.text))
     return cells
@@ -128,8 +148,8 @@ def where(line: LineCost) -> str:
     return line.place if line.module is None else f"{line.place} ({line.module})"
 
 
-def module_cells(arm: Arm, rows: int = ROWS) -> Cells:
-    """The slowest modules of an arm."""
+def module_cells(variant: Variant, rows: int = ROWS) -> Cells:
+    """The slowest modules of a variant."""
     cells: Cells = [("module", "class", "forward", "backward", "copied")]
     cells += [
         (
@@ -139,7 +159,7 @@ def module_cells(arm: Arm, rows: int = ROWS) -> Cells:
             milliseconds(time.backward),
             format_size(time.copied) if time.copied else "",
         )
-        for time in _worth_showing(arm.modules)[:rows]
+        for time in _worth_showing(variant.modules)[:rows]
     ]
     return cells
 
@@ -160,8 +180,10 @@ def _worth_showing(modules: list[ModuleTime]) -> list[ModuleTime]:
     return [time for time in modules if time.forward.median + time.backward.median > 0 or time.copied]
 
 
-def shown_by_module(comparison: Comparison) -> list[Arm]:
-    """The first arm of each memory format."""
-    formats = dict.fromkeys(arm.memory_format for arm in comparison.arms)
-    first = [next(arm for arm in comparison.arms if arm.memory_format == name) for name in formats]
-    return [arm for arm in first if arm.modules]
+def shown_by_module(comparison: Comparison) -> list[Variant]:
+    """The first variant of each memory format."""
+    formats = dict.fromkeys(variant.memory_format for variant in comparison.variants)
+    first = [
+        next(variant for variant in comparison.variants if variant.memory_format == name) for name in formats
+    ]
+    return [variant for variant in first if variant.modules]

@@ -1,4 +1,4 @@
-"""How long the arms of a comparison take, measured in turn."""
+"""How long the variants of a comparison take, measured in turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def time_steps(
     seed: int,
     progress: Callable[[float], None],
 ) -> dict[str, Times]:
-    """One sample of each arm in each round, in a new random order in each.
+    """One sample of each variant in each round, in a new random order in each.
 
     A sample is as many steps as take 20 ms, at least one, and its time is their mean. Forward and backward are timed
     alternately, each by a timer of the standard library with the clock of `torch.utils.benchmark`, which waits for
@@ -39,7 +39,7 @@ def time_steps(
     that there whole steps are timed besides, one after the other.
 
     Args:
-        steps: by the name of the arm.
+        steps: by the name of the variant.
         rounds: how many; None: as many as fit into ``seconds``, from 6 to 200.
         seconds: the time to spend if ``rounds`` is None.
         seed: of the orders.
@@ -68,7 +68,7 @@ def _is_over(done: int, rounds: int | None, seconds: float, spent: float) -> boo
 
 
 class _Sampler:
-    """Of one arm."""
+    """Of one variant."""
 
     def __init__(self, step: Step) -> None:
         self._step = step

@@ -61,7 +61,7 @@ def target_workload(target: Target, shapes: Sequence[Shape], seed: int) -> Workl
         raise ProfileError(f"{target.text} gives no inputs: name their shapes, as in --input 8x3x224x224")
     if any(nn.parameter.is_lazy(tensor) for tensor in (*made.parameters(), *made.buffers())):
         with torch.no_grad():
-            made(*inputs)  # or each arm would make weights of its own
+            made(*inputs)  # or each variant would make weights of its own
     return Workload(target.text, {None: made}, inputs)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from esper_guard.profiling.result import (
-    Arm,
     Comparison,
     LineCost,
     Machine,
@@ -12,6 +11,7 @@ from esper_guard.profiling.result import (
     Ratio,
     Settings,
     Times,
+    Variant,
 )
 from esper_guard.profiling.statistics import noise_of
 
@@ -61,9 +61,9 @@ def line(**changes: object) -> LineCost:
     return LineCost(**{**values, **changes})
 
 
-def arm(
+def variant(
     name: str, lines: list[LineCost] | None = None, seconds: float | None = None, **changes: object
-) -> Arm:
+) -> Variant:
     memory_format, _, isolation = name.partition(" ")
     values: dict = {
         "name": name,
@@ -76,15 +76,15 @@ def arm(
         if seconds is None
         else Times(forward=[seconds], backward=[seconds], step=[2 * seconds]),
     }
-    return Arm(**{**values, **changes})
+    return Variant(**{**values, **changes})
 
 
 def ratio(name: str, to: str, low: float, high: float) -> Ratio:
-    return Ratio(arm=name, to=to, part="step", median=(low + high) / 2, low=low, high=high)
+    return Ratio(variant=name, to=to, part="step", median=(low + high) / 2, low=low, high=high)
 
 
 def comparison(
-    arms: list[Arm],
+    variants: list[Variant],
     ratios: list[Ratio] | None = None,
     noise: tuple[float, float] | None = (0.99, 1.01),
     rounds: int = 20,
@@ -93,8 +93,14 @@ def comparison(
 ) -> Comparison:
     found = None
     if noise is not None:
-        found = noise_of(ratio(f"{arms[0].name} again", arms[0].name, *noise), [1.0] * rounds)
-    values: dict = {"workload": "m:f", "device": device, "arms": arms, "ratios": ratios or [], "noise": found}
+        found = noise_of(ratio(f"{variants[0].name} again", variants[0].name, *noise), [1.0] * rounds)
+    values: dict = {
+        "workload": "m:f",
+        "device": device,
+        "variants": variants,
+        "ratios": ratios or [],
+        "noise": found,
+    }
     return Comparison(**{**values, **changes})
 
 

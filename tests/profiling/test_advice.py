@@ -6,7 +6,7 @@ import pytest
 
 from esper_guard.profiling.advice import advise
 from esper_guard.profiling.result import Comparison, LineCost, Memory
-from tests.profiling.made_up import MACHINE, arm, comparison, line, ratio, settings
+from tests.profiling.made_up import MACHINE, comparison, line, ratio, settings, variant
 
 
 def advice(found: Comparison) -> list[str]:
@@ -14,8 +14,8 @@ def advice(found: Comparison) -> list[str]:
 
 
 def judged(low: float, high: float, lines: list[LineCost] | None = None, **changes: object) -> list[str]:
-    arms = [arm("NCHW", seconds=1.0), arm("NHWC", lines, seconds=1.0)]
-    return advice(comparison(arms, [ratio("NHWC", "NCHW", low, high)], **changes))  # type: ignore[arg-type]
+    variants = [variant("NCHW", seconds=1.0), variant("NHWC", lines, seconds=1.0)]
+    return advice(comparison(variants, [ratio("NHWC", "NCHW", low, high)], **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_what_is_meant_is_not_blamed() -> None:
 
 
 def test_what_was_not_seen_is_not_called_nothing() -> None:
-    arms = [arm("NCHW"), arm("NHWC", unseen=["what torch.compile made of f"])]
-    said = advice(comparison(arms, noise=None))
+    variants = [variant("NCHW"), variant("NHWC", unseen=["what torch.compile made of f"])]
+    said = advice(comparison(variants, noise=None))
     assert "copies what could not be seen" in said[0]
     assert said[1].startswith("Not seen: what torch.compile made of f.")
     assert "No line copies out of channels_last or loses it." not in said
 
 
 def isolation(**changes: object) -> list[str]:
-    arms = [
-        arm("NCHW detach", seconds=1.0),
-        arm("NCHW copy", seconds=1.0),
-        arm("NHWC detach", seconds=1.0),
-        arm(
+    variants = [
+        variant("NCHW detach", seconds=1.0),
+        variant("NCHW copy", seconds=1.0),
+        variant("NHWC detach", seconds=1.0),
+        variant(
             "NHWC copy",
             [line(bytes=2**21)],
             seconds=1.0,
@@ -126,7 +126,7 @@ def isolation(**changes: object) -> list[str]:
         ),
     ]
     ratios = [ratio("NHWC detach", "NCHW detach", 0.7, 0.8), ratio("NCHW copy", "NCHW detach", 0.99, 1.01)]
-    said = advice(comparison(arms, [*ratios, ratio("NHWC copy", "NHWC detach", 1.1, 1.2)], **changes))  # type: ignore[arg-type]
+    said = advice(comparison(variants, [*ratios, ratio("NHWC copy", "NHWC detach", 1.1, 1.2)], **changes))  # type: ignore[arg-type]
     return [sentence for sentence in said if "instead of" in sentence]
 
 

@@ -14,7 +14,7 @@ from esper_guard.profiling.builtin import BuiltIn, built_ins
 from esper_guard.profiling.choices import ISOLATIONS
 from esper_guard.profiling.measure import Request, measure
 from esper_guard.profiling.memory import memory_of
-from esper_guard.profiling.result import Arm, Comparison
+from esper_guard.profiling.result import Comparison, Variant
 from esper_guard.profiling.shapes import Shape
 from esper_guard.profiling.step import Step
 from esper_guard.profiling.target import parse_target
@@ -33,13 +33,15 @@ def bytes_of(target: str | None, built: Sequence[BuiltIn] = (), **options: objec
     return comparison
 
 
-def copies(arm: Arm) -> list[tuple[str, str, int]]:
-    return [(line.place, line.kind, line.bytes) for line in arm.lines if line.is_copy and line.changes_format]
+def copies(variant: Variant) -> list[tuple[str, str, int]]:
+    return [
+        (line.place, line.kind, line.bytes) for line in variant.lines if line.is_copy and line.changes_format
+    ]
 
 
 def test_known_copies_at_known_lines(folder: Path) -> None:
     comparison = bytes_of("known.py:make")
-    nchw, nhwc = comparison.arms
+    nchw, nhwc = comparison.variants
     assert (nchw.name, nhwc.name) == ("NCHW", "NHWC")
     assert nchw.lines == []
     assert copies(nhwc) == [
@@ -63,7 +65,7 @@ def test_a_silenced_line_is_explained_as_well(folder: Path) -> None:
     text = (folder / "known.py").read_text()
     silenced = text.replace("contiguous().detach()", "contiguous().detach()  # noqa: EG101 - a reason")
     (folder / "silenced.py").write_text(f"# esper-guard: ignore-file\n{silenced}")
-    explicit = bytes_of("silenced.py:make").arms[1].lines[0]
+    explicit = bytes_of("silenced.py:make").variants[1].lines[0]
     assert (explicit.line, explicit.rule) == (COPY_LINE + 1, "EG101")
 
 
@@ -80,7 +82,7 @@ def test_conversions_that_are_meant_eat_no_gain(folder: Path) -> None:
         "        return self.conv(images.to(memory_format=torch.channels_last))\n"
     )
     comparison = bytes_of("meant.py:Meant", shapes=[Shape((2, 192), None)])
-    (line,) = comparison.arms[1].lines
+    (line,) = comparison.variants[1].lines
     assert (line.place, line.bytes, line.is_meant) == ("meant.py:9", 2 * 192 * 4, True)
     assert not any(sentence.startswith("meant.py") for sentence in comparison.advice)
     assert any("1.5 KiB of the copies are conversions" in sentence for sentence in comparison.advice)
@@ -88,8 +90,8 @@ def test_conversions_that_are_meant_eat_no_gain(folder: Path) -> None:
 
 def test_the_command_itself_adds_no_line(folder: Path) -> None:
     (folder / "plain.py").write_text("from torch import nn\nmodel = nn.Conv2d(3, 4, 3)\n")
-    for arm in bytes_of("plain.py:model", shapes=[Shape((2, 3, 8, 8), None)]).arms:
-        assert arm.lines == []
+    for variant in bytes_of("plain.py:model", shapes=[Shape((2, 3, 8, 8), None)]).variants:
+        assert variant.lines == []
 
 
 def step(model: nn.Module, *inputs: torch.Tensor, training: bool = True, channels_last: bool = False) -> Step:
@@ -167,10 +169,10 @@ def test_the_tickets_copy_allocates_the_features_once_more(folder: Path, way: st
     ours = bytes_of("host.py:make('detach')")
     theirs = bytes_of(f"host.py:make('{way}')")
     more = {}
-    for arm, other in zip(ours.arms, theirs.arms, strict=True):
-        assert arm.memory is not None
+    for variant, other in zip(ours.variants, theirs.variants, strict=True):
+        assert variant.memory is not None
         assert other.memory is not None
-        more[arm.name] = (other.memory.forward - arm.memory.forward, other.copied - arm.copied)
+        more[variant.name] = (other.memory.forward - variant.memory.forward, other.copied - variant.copied)
     assert more["NCHW"] == (0, 0)
     assert more["NHWC"][0] == SIZE
     assert more["NHWC"][1] >= SIZE
@@ -180,12 +182,14 @@ def test_the_tickets_copy_allocates_the_features_once_more(folder: Path, way: st
 def test_the_built_in_hosts(host: str) -> None:
     (built,) = built_ins([host], ["training"], ["norm"], [2], [8], [16])
     comparison = bytes_of(None, [built])
-    assert [arm.name for arm in comparison.arms] == [f"{f} {i}" for f in ("NCHW", "NHWC") for i in ISOLATIONS]
+    assert [variant.name for variant in comparison.variants] == [
+        f"{f} {i}" for f in ("NCHW", "NHWC") for i in ISOLATIONS
+    ]
     isolating = {
-        arm.name: sum(
-            line.bytes for line in arm.lines if line.text.startswith("return") and "detach()" in line.text
+        variant.name: sum(
+            line.bytes for line in variant.lines if line.text.startswith("return") and "detach()" in line.text
         )
-        for arm in comparison.arms
+        for variant in comparison.variants
     }
     positions = {"conv": 16 * 16, "resnet": 4 * 4, "convnext": 4 * 4, "tokens": 4 * 4}[host]
     copied = 2 * 8 * positions * 4
@@ -197,8 +201,8 @@ def test_the_built_in_hosts(host: str) -> None:
     }
     assert all(
         line.file != "esper_guard/profiling/hosts.py" or line.text
-        for arm in comparison.arms
-        for line in arm.lines
+        for variant in comparison.variants
+        for line in variant.lines
     )
 
 
@@ -210,8 +214,8 @@ def test_what_each_isolation_costs_is_said() -> None:
     assert about[2].startswith(
         "`x.contiguous().detach()` instead of `x.detach()` in NHWC: the step copies 16.0 KiB more"
     )
-    assert [line.rule for line in comparison.arm("NHWC copy").lines] == ["EG101"]
-    assert [line.rule for line in comparison.arm("NHWC guarded").lines] == ["EG102"]
+    assert [line.rule for line in comparison.variant("NHWC copy").lines] == ["EG101"]
+    assert [line.rule for line in comparison.variant("NHWC guarded").lines] == ["EG102"]
 
 
 def test_a_crash_is_cured_and_said(run: Run, tmp_path: Path) -> None:

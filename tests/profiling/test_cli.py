@@ -13,7 +13,7 @@ from esper_guard import load_trace
 from esper_guard.profiling.result import load_profile, save_profile
 from tests.conftest import Run, run_python, run_without_torch
 from tests.profiling.conftest import COPIED, COPY_LINE, Command
-from tests.profiling.made_up import arm, comparison, line, profile, ratio
+from tests.profiling.made_up import comparison, line, profile, ratio, variant
 
 
 def test_bytes_only(command: Command, folder: Path) -> None:
@@ -35,18 +35,18 @@ def test_a_short_timed_run(command: Command, folder: Path) -> None:
     saved = load_profile(folder / "p.json")
     assert saved.machine.threads == 1
     (found,) = saved.comparisons
-    for each in found.arms:
+    for each in found.variants:
         assert each.times is not None
         assert [len(part) for part in (each.times.forward, each.times.backward, each.times.step)] == [6, 6, 6]
         assert all(time > 0 for time in (*each.times.forward, *each.times.backward))
         assert {"stem", "side", "head"} <= {time.module for time in each.modules}
-    last = found.arm("NHWC")
+    last = found.variant("NHWC")
     assert {time.module: time.copied for time in last.modules if time.copied} == {"Known": 2 * COPIED}
-    assert {(ratio.arm, ratio.to, ratio.part) for ratio in found.ratios} == {
+    assert {(ratio.variant, ratio.to, ratio.part) for ratio in found.ratios} == {
         ("NHWC", "NCHW", "step"), ("NHWC", "NCHW", "forward"), ("NHWC", "NCHW", "backward")
     }  # fmt: skip
     assert found.noise is not None
-    assert (found.noise.ratio.arm, found.noise.rounds) == ("NCHW again", 6)
+    assert (found.noise.ratio.variant, found.noise.rounds) == ("NCHW again", 6)
     assert "NCHW again" in done.output
 
 
@@ -57,11 +57,11 @@ def test_inference_of_the_built_in_model(command: Command, folder: Path) -> None
     )
     assert (done.exit_code, done.output) == (0, "")
     (found,) = load_profile(folder / "p.json").comparisons
-    times = found.arms[-1].times
+    times = found.variants[-1].times
     assert times is not None
     assert (len(times.step), times.backward) == (2, [])
     assert "2 rounds are too few" in found.advice[0]
-    assert {(ratio.arm, ratio.to) for ratio in found.ratios} >= {
+    assert {(ratio.variant, ratio.to) for ratio in found.ratios} >= {
         ("NHWC copy", "NCHW detach"), ("NHWC copy", "NHWC detach"), ("NCHW guarded", "NCHW detach")
     }  # fmt: skip
 
@@ -91,12 +91,12 @@ def test_markdown_is_the_same_in_every_run_without_time(command: Command) -> Non
 def test_markdown_of_several_comparisons_is_one_table() -> None:
     from esper_guard.profiling.markdown import render_markdown
 
-    arms = [arm("NCHW", seconds=1.0), arm("NHWC", [line(text="a | b")], seconds=1.0)]
+    variants = [variant("NCHW", seconds=1.0), variant("NHWC", [line(text="a | b")], seconds=1.0)]
     here, there = (
-        comparison(arms, [ratio("NHWC", "NCHW", 0.7, 0.8)], device=device) for device in ("cpu", "cuda:0")
+        comparison(variants, [ratio("NHWC", "NCHW", 0.7, 0.8)], device=device) for device in ("cpu", "cuda:0")
     )
     text = render_markdown(profile(here, there))
-    assert text.count("| device | arm |") == 2
+    assert text.count("| device | variant |") == 2
     assert "`a \\| b`" in text
     assert "| cuda:0 | NHWC | 1000.00 ms (1000.00 to 1000.00) |" in text
     assert text.endswith("\n")
@@ -139,7 +139,7 @@ def test_only_what_is_asked_for_is_shown(command: Command, folder: Path) -> None
 def test_a_target_with_a_pipe_stays_in_its_cell() -> None:
     from esper_guard.profiling.markdown import render_markdown
 
-    several = [comparison([arm("NCHW"), arm("NHWC")], [], workload=f'm:f("a|{end}")') for end in "bc"]
+    several = [comparison([variant("NCHW"), variant("NHWC")], [], workload=f'm:f("a|{end}")') for end in "bc"]
     text = render_markdown(profile(*several))
     rows = [row for row in text.splitlines() if row.startswith("| m:f")]
     assert rows
@@ -149,7 +149,8 @@ def test_a_target_with_a_pipe_stays_in_its_cell() -> None:
 def test_a_profile_survives_the_file(tmp_path: Path) -> None:
     whole = profile(
         comparison(
-            [arm("NCHW", seconds=1.0), arm("NHWC", [line()], seconds=0.5)], [ratio("NHWC", "NCHW", 0.7, 0.8)]
+            [variant("NCHW", seconds=1.0), variant("NHWC", [line()], seconds=0.5)],
+            [ratio("NHWC", "NCHW", 0.7, 0.8)],
         )
     )
     save_profile(whole, tmp_path / "p.json")
@@ -187,7 +188,7 @@ def test_a_saved_profile_is_shown_without_torch(command: Command, folder: Path) 
 
 @pytest.mark.parametrize("arguments", [["profile", "--help"], ["--help"], ["profile", "--from", "p.json"]])
 def test_torch_is_imported_to_measure_only(tmp_path: Path, arguments: list[str]) -> None:
-    save_profile(profile(comparison([arm("NCHW"), arm("NHWC")], noise=None)), tmp_path / "p.json")
+    save_profile(profile(comparison([variant("NCHW"), variant("NHWC")], noise=None)), tmp_path / "p.json")
     done = run_python(
         "import sys\n"
         "from esper_guard.cli import cli\n"
@@ -210,9 +211,9 @@ def test_measuring_without_torch_says_how_to_get_it(tmp_path: Path) -> None:
 def test_pictures(command: Command, folder: Path, timed: bool) -> None:
     pytest.importorskip("matplotlib")
     seconds = 0.5 if timed else None
-    arms = [arm("NCHW", seconds=seconds), arm("NHWC", [line()], seconds=seconds)]
+    variants = [variant("NCHW", seconds=seconds), variant("NHWC", [line()], seconds=seconds)]
     ratios = [ratio("NHWC", "NCHW", 0.7, 0.8)] if timed else []
-    save_profile(profile(comparison(arms, ratios, noise=(0.99, 1.01) if timed else None)), "p.json")
+    save_profile(profile(comparison(variants, ratios, noise=(0.99, 1.01) if timed else None)), "p.json")
     for name in ("a.svg", "b.svg", "c.png"):
         done = command("--from", "p.json", "--plot", name, "-q")
         assert (done.exit_code, done.output) == (0, "")
@@ -278,7 +279,7 @@ def test_misuse_names_the_remedy(command: Command, folder: Path, arguments: list
     import re
 
     (folder / "models.py").write_text(MODELS)
-    save_profile(profile(comparison([arm("NCHW"), arm("NHWC")], noise=None)), "p.json")
+    save_profile(profile(comparison([variant("NCHW"), variant("NHWC")], noise=None)), "p.json")
     done = command(*arguments)
     shown = " ".join(done.output.split()) if not isinstance(done.exception, OSError) else str(done.exception)
     assert done.exit_code != 0

@@ -32,10 +32,12 @@ def times(model: nn.Module, training: bool = True) -> dict[str, ModuleTime]:
     step = Step(model, (torch.randn(64, 256),), "cpu", channels_last=False, training=training)
     step()
     shares: list[float] = []
-    found = module_times({"arm": step}, {"arm": [line(module="first", bytes=512)]}, 3, 1.0, 0, shares.append)
+    found = module_times(
+        {"variant": step}, {"variant": [line(module="first", bytes=512)]}, 3, 1.0, 0, shares.append
+    )
     assert shares == [1 / 3, 2 / 3, 1.0]
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in step.model.modules())
-    return {time.module: time for time in found["arm"]}
+    return {time.module: time for time in found["variant"]}
 
 
 def test_forward_and_backward_of_each_module() -> None:

@@ -48,7 +48,7 @@ def test_what_slows_a_whole_round_down_cancels_out() -> None:
 
 
 def ratio(low: float, high: float) -> Ratio:
-    return Ratio(arm="a", to="b", part="step", median=(low + high) / 2, low=low, high=high)
+    return Ratio(variant="a", to="b", part="step", median=(low + high) / 2, low=low, high=high)
 
 
 def noise(low: float, high: float, rounds: int = 20) -> Noise:
