@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PASSED, EXCEEDED = 0, 1
 _PATH: Any = click.Path(path_type=Path)
 _FILE: Any = click.Path(path_type=Path, dir_okay=False)
-_LISTED_BY = "esper-guard report --by event lists them"
 
 
 class _Size(click.ParamType[int]):
@@ -283,7 +282,8 @@ class _Run:
         lines: list[str] = []
         if verdict.broken:
             blamed = blamed_for(self._counted(trace), verdict.broken)
-            lines += explain("; ".join(map(str, verdict.broken)), blamed, (), _LISTED_BY).split("\n")
+            listed_by = f"esper-guard report --by event -n {len(trace.events)}"
+            lines += explain("; ".join(map(str, verdict.broken)), blamed, (), listed_by).split("\n")
         if verdict.news:
             lines.append(f"{verdict.new} not in {verdict.baseline}")
             lines += [line for news in verdict.news for line in _listed(news)]

@@ -11,6 +11,8 @@ from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.sizes import format_size, parse_size
 from esper_guard.trace.table import costliest, describe, plural
 
+LISTED_BY = "trace.events"
+"""How to see all events where there is a trace."""
 _SHOWN = 4
 
 
@@ -71,10 +73,13 @@ def exceeded(
     copies: int | None = None,
     size: int | None = None,
     losses: int | None = None,
+    listed_by: str = LISTED_BY,
 ) -> str | None:
     """What to say if events that change formats exceed a bound; ``size`` is in bytes. None if they don't."""
     bounds = broken(events, copies, size, losses)
-    return explain("; ".join(map(str, bounds)), blamed_for(events, bounds), unseen) if bounds else None
+    if not bounds:
+        return None
+    return explain("; ".join(map(str, bounds)), blamed_for(events, bounds), unseen, listed_by)
 
 
 def broken(
@@ -109,13 +114,13 @@ def explain(
     headline: str,
     blamed: Sequence[LayoutEvent],
     unseen: Sequence[str] = (),
-    listed_by: str = "print(trace) lists them",
+    listed_by: str = LISTED_BY,
 ) -> str:
-    """A headline, and below it the costliest of the events that are to blame."""
+    """A headline, and below it the costliest of the events that are to blame; ``listed_by`` is how to see all."""
     worst = costliest(blamed)
     lines = [headline, *(f"  {describe(event)}" for event in worst[:_SHOWN])]
     if len(worst) > _SHOWN:
-        lines.append(f"  and {len(worst) - _SHOWN} more: {listed_by}")
+        lines.append(f"  and {len(worst) - _SHOWN} more; to see all: {listed_by}")
     if unseen:
         more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
         lines.append(f"  not seen: {unseen[0]}{more}")

@@ -159,6 +159,12 @@ class TestBounds:
             assert done.stderr.endswith(warning)
         assert run("report", "a.json").stderr == ""
 
+    def test_it_says_how_to_see_all(self, run: Run, tmp_path: Path) -> None:
+        save(tmp_path / "a.json", [copied(line=line) for line in range(1, 41)])
+        done = run("report", "a.json", "--max-copies", "0")
+        assert done.stderr.endswith("  and 36 more; to see all: esper-guard report --by event -n 40\n")
+        assert "model.py:40" in run("report", "a.json", "--by", "event", "-n", "40").stdout
+
     def test_exit_zero(self, run: Run, record: Record) -> None:
         record()
         done = run("report", "a.json", "--max-copies", "0", "--exit-zero")

@@ -32,6 +32,7 @@ class Ghost(nn.Module):
     def forward(self, x):
         return nn.functional.max_pool2d(x[0].unsqueeze(0), 2, 1)
 """
+EMPTY_BASELINE = '{"format": "esper-guard layout baseline", "version": 1, "entries": []}'
 TESTS = """
 import pytest, torch
 from torch import nn
@@ -602,9 +603,15 @@ def test_expects(x):
 class TestReport:
     def test_json(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_a=TESTS)
-        result = run(project, "--layout-trace=dispatch", "--layout-report=json:out/trace.json")
-        result.stdout.fnmatch_lines(["trace of 6 tests written to *trace.json"])
-        assert "costliest" not in text_of(result)
+        result = run(project, "--layout-report=json:out/trace.json")
+        result.stdout.fnmatch_lines(
+            [
+                "*= layout copies =*",
+                "4 layout copies, 1.1 KiB; 2 format losses (dispatch level, *); 5 of 6 traced tests",
+                "trace of 6 tests written to *trace.json",
+            ]
+        )
+        assert "model.py:6" not in text_of(result)
         trace = load_trace(project.path / "out" / "trace.json")
         (copy,) = trace.copies
         assert copy.tests == ("test_a.py::test_slot", "test_a.py::test_twice[1]", "test_a.py::test_twice[2]")
@@ -618,7 +625,8 @@ class TestReport:
         pytest.importorskip("jinja2")
         project.makepyfile(test_a=TESTS)
         reports = "--layout-report=term,html:out/report.html,json:out/trace.json"
-        result = run(project, "--layout-trace=dispatch", reports)
+        result = run(project, reports)
+        assert "model.py:6" in text_of(result)
         result.stdout.fnmatch_lines(["report of 6 tests written to *report.html"])
         page = (project.path / "out" / "report.html").read_text(encoding="utf-8")
         assert "return x.contiguous().detach()" in re.sub("<[^>]*>", "", page)
@@ -692,10 +700,19 @@ class TestReport:
         )
         run(project, "--layout-trace=dispatch").assert_outcomes(passed=6)
 
-    def test_without_a_level_the_file_is_written_too(self, project: pytest.Pytester) -> None:
+    @pytest.mark.parametrize("kind", ["json", "html"])
+    def test_off_wins(self, project: pytest.Pytester, kind: str) -> None:
+        pytest.importorskip("jinja2")
         project.makepyfile(test_a=TESTS)
-        run(project, "--layout-report=json:trace.json")
-        assert load_trace("trace.json").events == ()
+        result = run(project, "--layout-trace=off", f"--layout-report={kind}:written")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "--layout-report needs a trace, and --layout-trace is off" in text_of(result)
+        project.makeini(f"[pytest]\nlayout_hazards = off\nlayout_report = {kind}:written\n")
+        run(project, "--layout-trace=off").assert_outcomes(passed=6)
+        run(project, "--layout-trace=off", "--layout-report=term").assert_outcomes(passed=6)
+        assert not (project.path / "written").exists()
+        run(project).assert_outcomes(passed=6)
+        assert (project.path / "written").exists()
 
     def test_nothing_was_traced(self, project: pytest.Pytester) -> None:
         project.makepyfile("def test_a(): pass")
@@ -725,9 +742,25 @@ class TestFailOn:
             [
                 "1 layout copy: model.py:6 (Slot): *",
                 "  model.py:6 (Slot): explicit, 288 B, once: *",
-                "help: *",
+                "help: keep the format there, or accept it: --layout-baseline=PATH --layout-update",
             ]
         )
+
+    def test_it_says_how_to_see_all(self, project: pytest.Pytester) -> None:
+        lines = "".join(f"    x.reshape({number}, -1)\n" for number in (1, 2, 3, 4, 6))
+        project.makepyfile(test_a=TESTS + f"\ndef test_many(x):\n{lines}")
+        listed = "--layout-report=json:trace.json; esper-guard report trace.json --by event -n 1000"
+        more = f"  and 1 more; to see all: {listed}"
+        for options in (("--layout-fail-on=copy",), ("--layout-baseline=known.json",)):
+            (project.path / "known.json").write_text(EMPTY_BASELINE)
+            result = run(project, *options, "-k", "many")
+            result.stdout.fnmatch_lines([more])
+        result.stdout.fnmatch_lines(["help: *, or accept it: --layout-baseline=known.json --layout-update"])
+        project.makepyfile(
+            test_a=TESTS
+            + f"\n@pytest.mark.memory_format('channels_last', max_copies=0)\ndef test_many(x):\n{lines}"
+        )
+        run(project, "-k", "many").stdout.fnmatch_lines([more])
 
     def test_off_wins(self, project: pytest.Pytester) -> None:
         project.makepyfile(TESTS)

@@ -29,7 +29,7 @@ class Collection:
         self._manager = session.config.pluginmanager
         if self._settings.level != "off":
             self._tracing()
-        elif self._settings.json or self._manager.hasplugin("dsession"):  # workers send their reports here
+        elif self._manager.hasplugin("dsession"):  # workers send their reports here
             self._totals()
 
     @pytest.hookimpl(wrapper=True)

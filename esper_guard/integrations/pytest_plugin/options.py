@@ -30,7 +30,7 @@ class _Option(NamedTuple):
 _OPTIONS = {
     "layout_trace": _Option(
         "trace copies between memory formats and losses of channels_last in every test; deep also sees copies "
-        + "in kernels (default: off; dispatch if --layout-fail-on or --layout-baseline is given)",
+        + "in kernels (default: off; dispatch if --layout-fail-on, --layout-baseline or a file of --layout-report is given)",
         {"metavar": "{off,dispatch,deep}"},
     ),
     "layout_report": _Option(
@@ -103,17 +103,17 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError("--layout-update writes a baseline: name it with --layout-baseline=PATH")
     if baseline is not None and not kinds:
         kinds = ("copy", "loss")
-    level = _one(config, "layout_trace", LEVELS) or ("dispatch" if kinds else "off")
+    terminal, json, html = _reports(config)
+    level = _one(config, "layout_trace", LEVELS) or ("dispatch" if kinds or json or html else "off")
     if level == "off":
-        _check_off(config)
+        _check_off(config, bool(json or html))
     elif has_torch() and lacks_executing():
         raise pytest.UsageError("tracing layouts needs executing: pip install executing")
-    terminal, json, html = _reports(config)
     looking = any(config.getoption(name, False) for name in _LOOKING)
-    if html and not looking:
-        _check_html()
     if looking or level == "off":
-        baseline, update = None, False
+        baseline, update, json, html = None, False, (), ()
+    if html:
+        _check_html()
     return Settings(
         enabled=True,
         level=level,
@@ -123,8 +123,8 @@ def settings_of(config: pytest.Config) -> Settings:
         update=update,
         hazards=_one(config, "layout_hazards", _HAZARDS) != "off",
         terminal=terminal,
-        json=() if looking else json,
-        html=() if looking else html,
+        json=json,
+        html=html,
         root=config.rootpath,
         worker=hasattr(config, "workerinput"),
     )
@@ -195,9 +195,10 @@ def _kinds(config: pytest.Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check_off(config: pytest.Config) -> None:
+def _check_off(config: pytest.Config, to_files: bool) -> None:
     """What the command line asks for can't be had without tracing; what a file asks for is switched off."""
-    for name in ("layout_fail_on", "layout_baseline", "layout_update"):
+    needing = ["layout_fail_on", "layout_baseline", "layout_update", *(["layout_report"] if to_files else [])]
+    for name in needing:
         if _is_option(config, name):
             raise pytest.UsageError(f"{_flag_of(name)} needs a trace, and --layout-trace is off")
 

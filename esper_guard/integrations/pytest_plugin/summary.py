@@ -27,7 +27,7 @@ def summary_of(trace: LayoutTrace, tests: int, root: Path, rows: int | None) -> 
         trace: of all tests.
         tests: how many were traced.
         root: file names below it are shown relative to it.
-        rows: how many lines to show; None for all.
+        rows: how many lines to show; None for all, 0 for nothing but the sums.
     """
     costly = _by_line(trace)
     lines = [f"{headline(trace)}; {len(_tests_of(costly))} of {tests} traced tests"]
@@ -39,7 +39,7 @@ def summary_of(trace: LayoutTrace, tests: int, root: Path, rows: int | None) -> 
         lines += ["", table[0]]
         for row, (_, line) in zip(table[1:], shown, strict=True):
             lines += [row, f"    {_named(line.tests)}"]
-    if len(shown) < len(costly):
+    if rows != 0 and len(shown) < len(costly):
         lines.append(f"and {len(costly) - len(shown)} more lines: -v shows them")
     unseen = [f"not seen: {sentence}" for sentence in trace.unseen]
     return [*lines, "", *unseen] if unseen else lines

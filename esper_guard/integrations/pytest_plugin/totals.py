@@ -84,9 +84,9 @@ class Totals:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         lines: list[str] = []
         verbose = terminalreporter.config.get_verbosity() > 0
-        asked = self._settings.terminal and (verbose or self._settings.level != "off")
+        asked = verbose or self._settings.level != "off"
         if self._trace is not None and asked:
-            rows = None if verbose else 10
+            rows = (None if verbose else 10) if self._settings.terminal else 0
             lines = summary_of(self._trace, len(self._tests), self._settings.root, rows)
         if lines or self._notes:
             terminalreporter.section("layout copies")

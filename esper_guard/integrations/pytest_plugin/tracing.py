@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from esper_guard.integrations.pytest_plugin.torch_here import has_torch, is_stan
 from esper_guard.integrations.pytest_plugin.totals import DESELECTED, KNOWN, TRACE
 from esper_guard.integrations.pytest_plugin.verdict import exceeds_baseline, exceeds_marker, held_against
 from esper_guard.trace.baseline import Baseline
+from esper_guard.trace.paths import relative_to_here
 
 if TYPE_CHECKING:
     from esper_guard.runtime.tracing import trace_layouts
@@ -28,6 +30,9 @@ class Tracing:
         self._settings = settings
         self._has_torch = has_torch()
         self._known = settings.known or Baseline(settings.root)
+        self._path = "PATH"
+        if settings.baseline is not None:  # named now, because a test may change the folder
+            self._path = shlex.quote(relative_to_here(str(settings.baseline)))
 
     def trace_of(self, item: pytest.Item) -> LayoutTrace:
         """The trace of a test that is about to run."""
@@ -93,7 +98,7 @@ class Tracing:
                 return problem
             if trace.unseen:
                 _warn_of_unseen(item, trace)
-        return None if self._settings.update else exceeds_baseline(self._known, held)
+        return None if self._settings.update else exceeds_baseline(self._known, held, self._path)
 
     def _report_of(self, trace: LayoutTrace, held: Sequence[LayoutEvent]) -> tuple[str, list[list[Any]]]:
         from msgspec.structs import astuple

@@ -11,6 +11,8 @@ from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.table import costliest, describe_place, plural
 
+_LISTED_BY = "--layout-report=json:trace.json; esper-guard report trace.json --by event -n 1000"
+
 
 def exceeds_marker(marked: Marked, trace: LayoutTrace, events: Sequence[LayoutEvent]) -> str | None:
     """What to say of a test that does what its marker forbids; ``events`` are those of the trace that count."""
@@ -21,13 +23,19 @@ def exceeds_marker(marked: Marked, trace: LayoutTrace, events: Sequence[LayoutEv
         times = sum(event.count for event in left)
         first = describe_place(costliest(left)[0])
         headline = f"{marked.format} was left {'once' if times == 1 else f'{times} times'}: {first}"
-        return f"{explain(headline, left, trace.unseen)}\n{help}"
-    problem = exceeded(counted, trace.unseen, marked.max_copies, marked.max_bytes)
+        return f"{explain(headline, left, trace.unseen, _LISTED_BY)}\n{help}"
+    problem = exceeded(counted, trace.unseen, marked.max_copies, marked.max_bytes, listed_by=_LISTED_BY)
     return None if problem is None else f"{problem}\n{help}"
 
 
-def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent]) -> str | None:
-    """What to say of a test that does what no test of the session may, or more of it than is known."""
+def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent], path: str = "PATH") -> str | None:
+    """What to say of a test that does what no test of the session may, or more of it than is known.
+
+    Args:
+        baseline: what is known; empty if there is no baseline.
+        events: what the test did.
+        path: of the baseline, as an option would name it.
+    """
     blamed = baseline.exceeded(events)
     if not blamed:
         return None
@@ -40,7 +48,8 @@ def exceeds_baseline(baseline: Baseline, events: Sequence[LayoutEvent]) -> str |
     if known:
         why = f", where the baseline allows {sum(worst.times for worst in known)} in one test"
     headline = f"{' and '.join(counts)}{why}: {describe_place(costliest(blamed)[0])}"
-    return f"{explain(headline, blamed)}\nhelp: keep the format there, or accept it: --layout-baseline=PATH --layout-update"
+    accept = f"accept it: --layout-baseline={path} --layout-update"
+    return f"{explain(headline, blamed, (), _LISTED_BY)}\nhelp: keep the format there, or {accept}"
 
 
 def held_against(kinds: Sequence[str], events: Sequence[LayoutEvent]) -> list[LayoutEvent]:
