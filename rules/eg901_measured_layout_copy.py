@@ -75,21 +75,22 @@ class MeasuredLayoutCopy(Rule):
     def check_measured(
         self, source: Source, measured: Measured, findings: Sequence[Finding]
     ) -> Iterator[Finding]:
-        from esper_guard.lint.measured import is_about_costs
+        from esper_guard.lint.measured import concerned, is_about_costs
         from esper_guard.lint.registry import all_rules
 
         explained = {
-            row
+            id(event)
             for finding in findings
             if is_about_costs(all_rules()[finding.code])
-            for row in range(finding.location.row, finding.end_location.row + 1)
+            for event in concerned(all_rules()[finding.code], measured.at(finding.rows))
         }
         for row, events in sorted(measured.events.items()):
-            copies = [event for event in events if _is_unasked(event)]
-            if copies and row not in explained:
+            copies = [event for event in events if _is_unasked(event) and id(event) not in explained]
+            if copies:
                 yield self._found(source, row, copies)
 
     def _found(self, source: Source, row: int, copies: Sequence[LayoutEvent]) -> Finding:
+        from esper_guard.lint.measured import measurement_of
         from esper_guard.operators import why_lost
 
         worst = max(copies, key=lambda event: event.bytes)
@@ -106,6 +107,7 @@ class MeasuredLayoutCopy(Rule):
             source.location(start),
             source.location(start + len(text.strip())),
             help=why or _advice(worst),
+            measured=measurement_of(copies),
         )
 
 

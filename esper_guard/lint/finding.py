@@ -79,3 +79,8 @@ class Finding(msgspec.Struct, frozen=True):
     fix: Fix | None = None
     measured: Measurement | None = None
     """None without a trace, and where nobody can tell whether the code of the finding ran."""
+
+    @property
+    def rows(self) -> range:
+        """The lines that it is on."""
+        return range(self.location.row, self.end_location.row + 1)

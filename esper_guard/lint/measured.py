@@ -32,6 +32,20 @@ def is_about_costs(rule: type[Rule]) -> bool:
     return costs and rule.shows_in_traces
 
 
+def concerned(rule: type[Rule], events: Iterable[LayoutEvent]) -> list[LayoutEvent]:
+    """Those of the events on a finding's lines that its rule is about.
+
+    Of a rule about a copy that is asked for by name, such copies, and what the backward does; of one about a lost format,
+    the others.
+    """
+    claim = None if rule.proof is None else rule.proof.claim
+    if claim in (Claim.COPIES, Claim.REPEATS):
+        return [event for event in events if event.kind == "explicit" or event.phase != "forward"]
+    if claim is Claim.LOSES:
+        return [event for event in events if event.kind != "explicit"]
+    return list(events)
+
+
 def measurement_of(events: Iterable[LayoutEvent]) -> Measurement:
     """Add up events."""
     several = [event for event in events if event.kind != "internal"]
@@ -50,7 +64,9 @@ def measurement_of(events: Iterable[LayoutEvent]) -> Measurement:
 
 
 def _weighed(finding: Finding, measured: Measured, rule: type[Rule]) -> Finding:
-    found = measurement_of(measured.at(range(finding.location.row, finding.end_location.row + 1)))
+    if finding.measured is not None:
+        return finding
+    found = measurement_of(concerned(rule, measured.at(finding.rows)))
     if any(found.rank):
         return replace(finding, measured=found)
     if not (is_about_costs(rule) and _ran(finding, measured)):

@@ -262,6 +262,14 @@ class TestUnexplained:
         assert self.codes(tmp_path, "--select=EG") == []
         assert self.codes(tmp_path, "--select=EG901") == [("EG901", 2)]
 
+    def test_what_a_finding_is_not_about_is_left_over(self, tmp_path: Path) -> None:
+        source = "def f(x, y):\n    return y.reshape(y.shape[0], -1), x.contiguous().detach()\n"
+        record(tmp_path, source, "f(nchw, nhwc)")
+        assert self.codes(tmp_path) == [("EG901", 2), ("EG101", 2)]
+        record(tmp_path, source, "f(big, nhwc)")
+        findings = found(tmp_path, "--trace=trace.json")
+        assert [(f["code"], f["measured"]["bytes"]) for f in findings] == [("EG101", 1536), ("EG901", 384)]
+
     def test_a_conversion_that_was_asked_for_is_meant(self, tmp_path: Path) -> None:
         source = "import torch\ndef f(x):\n    return x.to(memory_format=torch.channels_last)\n"
         record(tmp_path, source, "f(nchw)")
