@@ -9,7 +9,9 @@ from typing import Final
 
 from esper_guard.lint.check import check_bytes
 from esper_guard.lint.finding import Finding
+from esper_guard.lint.measured import concerned
 from esper_guard.lint.registry import all_rules
+from esper_guard.trace.event import LayoutEvent
 
 _SUPPRESSION: Final = re.compile(
     r"#\s*(?:noqa\b(?:\s*:\s*[A-Z]+[0-9]+(?:[\s,]+[A-Z]+[0-9]+)*)?"
@@ -37,8 +39,12 @@ def _findings(text: str) -> list[Finding]:
     return [finding for finding in found if finding.code != _SYNTAX_ERROR]
 
 
-def finding_at(findings: list[Finding], line: int) -> Finding | None:
-    """The one that says most about a line: one with a remedy, if there is any."""
-    there = [finding for finding in findings if finding.location.row <= line <= finding.end_location.row]
+def finding_about(findings: list[Finding], event: LayoutEvent) -> Finding | None:
+    """The one that says most about what happened on its line: one with a remedy, if there is any."""
+    there = [
+        finding
+        for finding in findings
+        if event.line in finding.rows and concerned(all_rules()[finding.code], [event])
+    ]
     with_help = [finding for finding in there if finding.help is not None]
     return next(iter([*with_help, *there]), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import linecache
-import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from esper_guard.profiling.explain import finding_at, findings_in, without_suppression
+from esper_guard.profiling.explain import finding_about, findings_in, without_suppression
 from esper_guard.profiling.result import LineCost
 from esper_guard.profiling.step import Step
 from esper_guard.runtime.tracing import trace_layouts
+from esper_guard.trace.baseline import name_of
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.table import costliest, why
@@ -36,7 +37,7 @@ def line_costs(trace: LayoutTrace) -> list[LineCost]:
     }
     costs = []
     for event in costliest(trace.events):
-        found = None if event.file is None else finding_at(findings[event.file], event.line or 0)
+        found = None if event.file is None else finding_about(findings[event.file], event)
         explained = found is not None and (event.is_copy or event.kind == "loss")
         costs.append(
             LineCost(
@@ -50,7 +51,7 @@ def line_costs(trace: LayoutTrace) -> list[LineCost]:
                 bytes=event.bytes,
                 count=event.count,
                 changes_format=event.changes_format,
-                file=_relative(event.file),
+                file=None if event.file is None else name_of(event.file, Path.cwd()),
                 line=event.line,
                 text=_text(event),
                 module=event.module,
@@ -69,6 +70,3 @@ def _text(event: LayoutEvent) -> str:
         return ""
     return without_suppression(linecache.getline(event.file, event.line or 0).strip())
 
-
-def _relative(file: str | None) -> str | None:
-    return None if file is None else file.removeprefix(os.getcwd() + os.sep)

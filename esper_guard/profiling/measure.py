@@ -341,7 +341,7 @@ def _noise(first: Variant, times: dict[str, Times], request: Request) -> Noise:
 
 
 def _ratio(name: str, to: str, part: Part, times: dict[str, Times], request: Request) -> Ratio:
-    return paired_ratio(name, to, part, times[name].of(part), times[to].of(part), request.seed)
+    return paired_ratio(name, to, part, times[name].of(part), times[to].of(part))
 
 
 def _parts(request: Request) -> tuple[Part, ...]:

@@ -68,7 +68,7 @@ class LineCost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     changes_format: bool
     """False: only strides changed."""
     file: str | None
-    """Below the working directory, without it."""
+    """Below the working directory, or below ``site-packages``."""
     line: int | None
     text: str
     """The line itself, without its indentation; empty if it can't be read."""
@@ -98,9 +98,8 @@ class LineCost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def is_meant(self) -> bool:
-        """Whether it is a conversion into channels_last that the line asks for, or a parameter's gradient."""
-        into_channels_last = self.kind == "explicit" and "channels_last" in self.result_format
-        return into_channels_last or self.parameter is not None
+        """Whether it is a conversion into channels_last that the line asks for."""
+        return self.kind == "explicit" and "channels_last" in self.result_format
 
 
 class Memory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Final
@@ -13,7 +13,8 @@ FEWEST_ROUNDS: Final = 6
 """The 95 % interval of a median of fewer values would have to be wider than all of them."""
 QUIET: Final = 0.05
 """A noise floor above this is worth a warning."""
-_RESAMPLES: Final = 1000
+_TAIL: Final = 0.025
+"""On either side of a 95 % interval."""
 
 
 def spread(samples: Sequence[float]) -> Spread:
@@ -24,16 +25,24 @@ def spread(samples: Sequence[float]) -> Spread:
     return Spread(median=median, low=low, high=high)
 
 
-def median_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the median; the same for the same seed."""
-    generator = random.Random(seed)
-    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(_RESAMPLES))
-    tail = _RESAMPLES * 25 // 1000
-    return medians[tail], medians[-1 - tail]
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values that have the median between them with at least 95 % confidence, whatever is distributed how.
+
+    Each value lies below the median with probability 1/2, so how many do is a binomial number (the interval of the sign
+    test). Of fewer than 6 values the lowest and the highest, which is less than 95 %.
+    """
+    ordered = sorted(values)
+    number = len(ordered)
+    below = outside = 0
+    while outside + math.comb(number, below) <= _TAIL * 2**number:
+        outside += math.comb(number, below)
+        below += 1
+    left_out = max(0, below - 1)
+    return ordered[left_out], ordered[-1 - left_out]
 
 
 def paired_ratio(
-    variant: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float], seed: int
+    variant: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float]
 ) -> Ratio:
     """Of samples that were taken in the same rounds, so that what slows a whole round down cancels out.
 
@@ -43,10 +52,9 @@ def paired_ratio(
         part: of the step.
         ours: one sample for each round.
         theirs: as many.
-        seed: of the resampling.
     """
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    low, high = median_interval(ratios, seed)
+    low, high = median_interval(ratios)
     return Ratio(variant=variant, to=to, part=part, median=statistics.median(ratios), low=low, high=high)
 
 
