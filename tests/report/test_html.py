@@ -263,6 +263,22 @@ class TestContent:
         assert page.one("p", "empty").text == "Nothing was copied or lost."
         assert not page.all("table")
 
+    def test_copies_of_no_bytes(self) -> None:
+        page = page_of(trace_of(event(bytes=0), sources=SOURCES))
+        assert page.one(id_="f0-l3").one("span", "margin").text == "0 B"
+        assert page.one(id_="f0-l3").classes[-1] == "heat-1"
+
+    def test_events_of_a_file_without_a_line(self) -> None:
+        trace, before = (
+            trace_of(event(line=None, bytes=size, file="m.py"), sources={"m.py": "x"})
+            for size in (2000, 1000)
+        )
+        page = page_of(trace, before)
+        assert page.one("table", id_="line-table").rows()[0][3] == "m.py"
+        assert line_changes(page)[0][-1] == "m.py"
+        assert "None" not in page.one("main").text
+        assert "m.py:0" not in page.one("main").text
+
     def test_losses_alone_make_no_picture(self) -> None:
         page = page_of(trace_of(event(kind="loss"), sources=SOURCES))
         assert not page.all("svg", "icicle")
@@ -635,6 +651,15 @@ class TestPicture:
         for box in boxes:
             assert 0 <= box.start <= box.start + box.width <= boxes[0].width
 
+    def test_boxes_that_are_too_deep_are_part_of_others(self) -> None:
+        boxes = lay_out({".".join("a" * 3_000): 3, ".".join("a" * 2_999): 4})
+        assert len(boxes) < 50
+        assert {box.width for box in boxes} == {7}
+        sizes = [
+            len(render_html(trace_of(event(module=".".join("a" * depth))))) for depth in (100, 1_000, 2_000)
+        ]
+        assert sizes[2] - sizes[1] < 1.5 * (sizes[1] - sizes[0])
+
     def test_boxes_that_nobody_can_see_are_left_out(self) -> None:
         assert [box.name for box in lay_out({"large": 10_000, "small": 1})] == ["", "large"]
 
@@ -642,11 +667,15 @@ class TestPicture:
         events = [event(module="a.b", bytes=300, line=1), event(module="a.c", bytes=100, line=2)]
         page = page_of(trace_of(*events, event(module=None, bytes=100, line=3), sources=SOURCES))
         drawn = {
-            box.attributes["data-name"]: (box.attributes["x"], box.attributes["width"], box.attributes["y"])
+            box.one("title").text.split(":")[0]: (
+                box.attributes["x"],
+                box.attributes["width"],
+                box.attributes["y"],
+            )
             for box in page.all("svg", "box")
         }
         assert drawn == {
-            "": ("0.0000%", "100.0000%", "0"),
+            "all modules": ("0.0000%", "100.0000%", "0"),
             "a": ("0.0000%", "80.0000%", "24"),
             "a.b": ("0.0000%", "60.0000%", "48"),
             "a.c": ("60.0000%", "20.0000%", "48"),
@@ -692,7 +721,9 @@ class TestColours:
 
     @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
     def test_shapes_can_be_seen(self, mode: int) -> None:
-        self.check([("focus", ground) for ground in ("page", "panel", *self.LINES)], mode, 3)
+        pairs = [("focus", ground) for ground in ("page", "panel", *self.LINES)]
+        pairs += [(shape, ground) for shape in ("control", "bar") for ground in ("page", "panel")]
+        self.check(pairs, mode, 3)
 
     def check(self, pairs: list[tuple[str, str]], mode: int, least: float) -> None:
         colours = self.colours()

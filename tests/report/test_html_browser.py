@@ -191,6 +191,146 @@ def test_a_filtered_line(open_report: Open) -> None:
     assert other.get_attribute("class") == "hit loss"
 
 
+TIES = (1280, 1792, 2304, 2816, 3328, 9 << 18, 11 << 18, 9 << 28, 100, 0)
+"""In the middle between two tenths of a unit, and others."""
+
+
+def ties() -> LayoutTrace:
+    """One size a line, each an eighth of what its module copied, so that shares end in halves, too."""
+    events = [
+        event(line=line, bytes=size, module=f"net.{line}.{part}", phase=("forward", "backward")[part > 0])
+        for line, size in enumerate(TIES, 1)
+        for part in range(8)
+    ]
+    apart = [
+        event(kind="internal", line=20, bytes=1280),
+        event(kind="explicit", changes_format=False, line=21, bytes=2304),
+        event(kind="loss", line=22),
+        event(file=None, line=None, parameter="w", bytes=2304, phase="forward", module=None),
+        event(file=None, line=None, parameter="w", bytes=1280, phase="backward", module=None),
+        event(line=None, bytes=5, module="net"),
+        event(file="b.py", line=1, bytes=1 << 20, phase="backward"),
+    ]
+    return trace_of(*events, *apart, sources={"model.py": LONG, "b.py": LONG}, level="deep")
+
+
+def shown(page: Page) -> Any:
+    """What the page says of sizes, and how it draws them."""
+    return page.evaluate(
+        """() => {
+            const texts = (selector) => [...document.querySelectorAll(selector)]
+                .filter((element) => !element.closest("[hidden]"))
+                .map((element) => [...(element.children.length ? element.children : [element])]
+                    .map((part) => part.textContent.replace(/\\s+/g, " ").trim()).filter(Boolean).join(" "));
+            return {
+                head: texts(".sums > div"), files: texts("#file-table tbody tr"), modules: texts("#module-table tbody tr"),
+                lines: texts("#line-table tbody tr"), margins: texts(".hit .margin"), sums: texts(".file .sum"),
+                places: texts(".place .margin"), titles: texts(".box title"),
+                boxes: [...document.querySelectorAll(".box")].map((box) =>
+                    [box.getAttribute("x"), box.getAttribute("width")].map(parseFloat).map((part) => part.toFixed(2))),
+            };
+        }"""
+    )
+
+
+def test_a_filter_that_is_cleared_leaves_all_as_it_was(open_report: Open) -> None:
+    page = open_report(ties())
+    before = shown(page)
+    page.locator("#phase").select_option("forward")
+    page.locator("#everything").wait_for()
+    assert all(shown(page)[part] != whole for part, whole in before.items())
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#everything").wait_for(state="hidden")
+    assert shown(page) == before
+    assert "2.2 KiB" in "".join(before["margins"] + before["places"] + before["titles"] + before["lines"])
+
+
+def test_a_filter_holds_for_all_sums(open_report: Open) -> None:
+    trace = small()
+    trace.include(
+        trace_of(event(file="long.py", line=150, bytes=7 << 20, phase="backward", module="net.body"))
+    )
+    trace.include(trace_of(event(file=None, line=None, parameter="conv.weight", bytes=512, phase="backward")))
+    page = open_report(trace, trace)
+    assert not page.get_by_text("Of all events, whatever the filter shows.").is_visible()
+    page.locator("#phase").select_option("forward")
+    page.get_by_text("4 of 7 events, 5.0 MiB copied").wait_for()
+    now = shown(page)
+    assert names(page) == ["model.py", "long.py"]
+    assert now["head"][:3] == [
+        "copied 5.0 MiB between channels_last and NCHW",
+        "copies 3 on 3 lines",
+        "losses 9 channels_last read, NCHW written",
+    ]
+    assert now["sums"] == ["2.0 MiB, 1 copy", "3.0 MiB, 1 copy, 9 losses"]
+    assert now["places"] == ["2.0 KiB"]
+    assert now["modules"] == [
+        "net.head 3.0 MiB 1 9 0 B 0 B",
+        "net.body 2.0 MiB 1 0 0 B 0 B",
+        "(no module) 2.0 KiB 1 0 0 B 0 B",
+    ]
+    assert "net.body: 2.0 MiB, 40 %" in now["titles"]
+    page.get_by_text("Of all events, whatever the filter shows.").wait_for()
+    page.locator(".box[data-name='net.body']").click()
+    page.get_by_text("1 of 7 events, 2.0 MiB copied").wait_for()
+    assert shown(page)["titles"] == now["titles"]
+    page.locator("#phase").select_option("backward")
+    page.get_by_text("2 of 7 events, 8.0 MiB copied").wait_for()
+    assert "net.body: 8.0 MiB, 100 %" in shown(page)["titles"]
+    assert page.locator(".box[data-name='net.body']").get_attribute("width") == "100%"
+
+
+def test_a_sorted_table_stays_sorted_when_filtered(open_report: Open) -> None:
+    page = open_report(
+        trace_of(
+            event(file="a.py", bytes=100, phase="forward"),
+            event(file="a.py", bytes=900, phase="backward"),
+            event(file="b.py", bytes=200, phase="forward"),
+            event(file="c.py", bytes=200, phase="forward", count=2),
+        )
+    )
+    assert names(page) == ["a.py", "c.py", "b.py"]
+    page.locator("#phase").select_option("forward")
+    page.get_by_text("3 of 4 events").wait_for()
+    assert names(page) == ["c.py", "b.py", "a.py"]
+    page.keyboard.press("s")
+    page.locator("#file-table").get_by_role("button", name="file", exact=True).click()
+    page.locator("#phase").select_option("")
+    page.get_by_text("3 of 4 events").wait_for(state="hidden")
+    assert names(page) == ["a.py", "b.py", "c.py"]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_margins_stand_beside_the_numbers_of_lines(open_report: Open, width: int) -> None:
+    trace = trace_of(
+        event(kind="explicit", changes_format=False, line=1234, bytes=900 << 10),
+        event(kind="internal", line=12345, bytes=(1 << 20) - 1),
+        event(kind="loss", line=12346, count=12345),
+        event(line=12347, bytes=(1 << 30) - 1),
+        sources={"model.py": "x = y.contiguous()\n" * 13_000},
+        level="deep",
+    )
+    page = open_report(trace, width=width)
+    for line in (1234, 12345, 12346, 12347):
+        overlap = page.locator(f"#f0-l{line} > summary").evaluate(
+            """(line) => {
+                const margin = document.createRange(), code = document.createRange();
+                margin.selectNodeContents(line.querySelector(".margin"));
+                code.selectNodeContents(line.querySelector("code"));
+                const place = line.getBoundingClientRect(), number = getComputedStyle(line, "::before");
+                const end = place.left + parseFloat(number.left) + parseFloat(number.width);
+                const digit = code.getBoundingClientRect().width / line.querySelector("code").textContent.length;
+                const begin = end - digit * line.dataset.n.length;
+                return {
+                    margin: margin.getBoundingClientRect().right - begin,
+                    code: end - code.getBoundingClientRect().left,
+                    below: margin.getBoundingClientRect().bottom - place.bottom,
+                };
+            }"""
+        )
+        assert all(part <= 0.5 for part in overlap.values()), (line, overlap)
+
+
 def test_a_line_by_mouse(open_report: Open) -> None:
     page = open_report(small())
     details = page.locator("#f0-l3 .about")
@@ -259,6 +399,48 @@ def test_lines_by_keyboard(open_report: Open) -> None:
     assert focused(page) == "f0-l3"
 
 
+def test_lines_by_keyboard_go_on_from_where_one_is(open_report: Open) -> None:
+    text = "".join(f"v{number} = x{number}.contiguous()\n" for number in range(1, 101))
+    trace = trace_of(
+        event(file="b.py", line=4, bytes=90_000),
+        *(event(line=line, bytes=5000 - line) for line in (5, 30, 60)),
+        event(kind="internal", line=20, bytes=900, phase="backward"),
+        event(line=40, bytes=100, phase="backward"),
+        sources={"model.py": text, "b.py": text},
+        level="deep",
+    )
+    page = open_report(trace)
+
+    def after(*keys: str) -> str | None:
+        for key in keys:
+            page.keyboard.press(key)
+        return focused(page)
+
+    page.evaluate("location.hash = '#f1-l20'")
+    page.wait_for_timeout(50)
+    page.evaluate("document.activeElement.blur()")
+    assert after("j") == "f1-l30"
+    page.evaluate("location.hash = '#f1-l60'")
+    page.wait_for_timeout(50)
+    assert after("k") == "f1-l40"
+    page.locator("#f1-l20 > summary").click()
+    assert after("k") == "f1-l5"
+    page.locator("#f1-l40 > summary").click()
+    page.locator("#phase").select_option("forward")
+    page.get_by_text("4 of 6 events").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    assert after("k") == "f1-l30"
+    page.locator("#filter").fill("b.py")
+    page.get_by_text("1 of 6 events").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    assert after("j") == "f0-l4"
+    page.get_by_role("button", name="Show all").click()
+    page.evaluate("location.hash = '#f1'")
+    page.wait_for_timeout(50)
+    assert after("j") == "f1-l5"
+    assert after("k", "k") == "f0-l4"
+
+
 def test_the_focus_can_be_seen(open_report: Open) -> None:
     page = open_report(small())
     page.keyboard.press("j")
@@ -290,6 +472,14 @@ def test_dark_and_light(open_report: Open, scheme: str) -> None:
     assert page.evaluate(ground) == second
     page.keyboard.press("d")
     assert page.evaluate(ground) == first
+
+
+def test_the_button_follows_the_system(open_report: Open) -> None:
+    page = open_report(small(), color_scheme="light")
+    page.emulate_media(color_scheme="dark")
+    page.locator("#theme[aria-pressed='true']").wait_for()
+    page.emulate_media(color_scheme="light")
+    page.locator("#theme[aria-pressed='false']").wait_for()
 
 
 def test_zooming_into_a_module(open_report: Open) -> None:
@@ -339,6 +529,83 @@ def test_the_page_is_as_wide_as_the_window(open_report: Open, width: int) -> Non
         place = about.bounding_box()
         assert place is not None
         assert place["width"] <= width
+
+
+def long_names() -> LayoutTrace:
+    """A file, a module, a test and a line with long names."""
+    name = f"/w/{'projects_with_names/' * 2}experiments/vision/backbones/channels_last_blocks.py"
+    module = ".".join(["model.backbone.stages.0.blocks.3.token_mixer.attention_module.projection"] * 2)
+    return trace_of(
+        event(file="/w/a.py", line=1),
+        event(file=name, line=1, bytes=1 << 20, module=module, tests=(f"tests/{'x' * 120}.py::t",)),
+        event(file=None, line=None, parameter=f"{module}.weight"),
+        sources={name: f"x = x.contiguous().detach()  # {'y' * 300}\n", "/w/a.py": "y = y.contiguous()\n"},
+    )
+
+
+@pytest.mark.parametrize("width", [360, 720, 800, 1000, 1280])
+def test_long_names_do_not_widen_the_page(open_report: Open, width: int) -> None:
+    page = open_report(long_names(), long_names(), width=width)
+    assert wide(page) == 0
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    assert wide(page) == 0
+    page.emulate_media(media="print")
+    beyond = page.evaluate(
+        """[...document.querySelectorAll("main *, header *")]
+            .filter((element) => !element.closest(".icicle, .only-read") && element.checkVisibility()
+                && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+            .map((element) => element.outerHTML.slice(0, 80))"""
+    )
+    assert not beyond
+
+
+@pytest.mark.parametrize("width", [720, 900, 1280])
+def test_the_filter_hides_no_target(open_report: Open, width: int) -> None:
+    page = open_report(long_names(), width=width)
+    page.locator("#icicle .box").nth(8).dispatch_event("click")
+    page.locator("#phase").select_option("forward")
+    page.get_by_text("1 of 3 events").wait_for()
+    page.evaluate("location.hash = '#f0'")
+    page.wait_for_timeout(100)
+    bar, target = page.locator("#tools").bounding_box(), page.locator("#f0").bounding_box()
+    assert bar is not None
+    assert target is not None
+    assert bar["y"] + bar["height"] <= target["y"]
+
+
+def test_letters_from_right_to_left_keep_their_place(open_report: Open) -> None:
+    alef, bet = "\u05d0\u05d1\u05d2", "\u05d3\u05d4"
+    text = f"{alef} = {bet}(1)\n"
+    page = open_report(trace_of(event(line=1, module=f"{alef}.{bet}"), sources={"model.py": text}))
+    page.locator("#f0-l1 > summary").click()
+    for selector in ("#f0-l1 > summary > code", "#line-table code", "#f0-l1 tbody td:nth-child(4)"):
+        in_order = page.locator(selector).first.evaluate(
+            """(element) => {
+                const places = [], walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+                for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+                    for (let at = 0; at < node.length; at++) {
+                        const range = document.createRange();
+                        range.setStart(node, at);
+                        range.setEnd(node, at + 1);
+                        places.push(range.getBoundingClientRect().left);
+                    }
+                }
+                return places.length > 5 && places.every((place, at) => at === 0 || place >= places[at - 1]);
+            }"""
+        )
+        assert in_order, selector
+
+
+def test_tables_fit_on_a_phone(open_report: Open) -> None:
+    page = open_report(long_names(), width=360)
+    page.get_by_text("As a table").click()
+    for cell in page.locator("#file-table td.n, #module-table td.n").all():
+        place = cell.bounding_box()
+        assert place is not None
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= 360
+    page.locator("#file-table").get_by_role("button", name="bytes", exact=True).first.click()
+    assert names(page)[0] == "a.py"
 
 
 def test_what_matters_is_in_view_on_a_phone(open_report: Open) -> None:

@@ -80,8 +80,10 @@ def tint_of(cost: Cost, total: int) -> str:
             level for level, share in zip((5, 4, 3, 2, 1), SHARES, strict=True) if cost.bytes >= share * total
         ]
         return f"heat-{max(passed)}"
-    if cost.copies or cost.losses:
+    if cost.losses:
         return "loss"
+    if cost.copies:
+        return "heat-1"
     return "other" if cost.other_copies else "internal"
 
 
@@ -91,6 +93,8 @@ def margin_of(cost: Cost) -> str:
         return format_size(cost.bytes)
     if cost.losses:
         return "1 loss" if cost.losses == 1 else f"{cost.losses} losses"
+    if cost.copies:
+        return format_size(0)
     size, kind = (cost.other_bytes, "other") if cost.other_copies else (cost.internal_bytes, "kernel")
     return f"{format_size(size)} {kind}"
 

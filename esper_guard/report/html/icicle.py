@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 WHOLE = "all modules"
+_DEEPEST = 24
+"""What is deeper is part of the box around it."""
 _NARROWEST = 4_000
 """Boxes below this part of the whole are left out; the table has them."""
 
@@ -54,7 +56,7 @@ def lay_out(sizes: Mapping[str, int]) -> list[Box]:
 
 
 def _paths(name: str) -> list[tuple[str, str]]:
-    """Each module around a module, and itself, with its parent."""
+    """Each module around a module, and itself, with its parent; the outermost ones only if they are too many."""
     found: list[tuple[str, str]] = []
     parent = ""
     end = -1
@@ -64,5 +66,5 @@ def _paths(name: str) -> list[tuple[str, str]]:
         if path and path != parent:
             found.append((path, parent))
             parent = path
-        if end < 0:
+        if end < 0 or len(found) == _DEEPEST:
             return found

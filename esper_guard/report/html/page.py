@@ -21,7 +21,7 @@ from esper_guard.report.html.head import facts_of, sums_of
 from esper_guard.report.html.icicle import lay_out
 from esper_guard.report.html.names import short_names
 from esper_guard.report.html.rules import rule_page
-from esper_guard.report.html.script_data import script_data
+from esper_guard.report.html.script_data import names_of_modules, script_data
 from esper_guard.report.html.security import policy_of
 from esper_guard.report.html.sources import texts_of
 from esper_guard.report.html.text import finalize, visible
@@ -36,6 +36,7 @@ _MANY_LINES = 20_000
 class Lineless(NamedTuple):
     """Events without a line."""
 
+    number: int
     name: str
     cost: Cost
     margin: str
@@ -100,6 +101,7 @@ def _content(trace: LayoutTrace, before: LayoutTrace | None) -> dict[str, Any]:
         "lines": lines[:_TOP_LINES],
         "more_lines": max(0, len(lines) - _TOP_LINES),
         "modules": trace.by_module(),
+        "module_numbers": {name: number for number, name in enumerate(names_of_modules(events))},
         "boxes": drawn(boxes),
         "height": height_of(boxes),
         "row": ROW,
@@ -155,9 +157,17 @@ def _lineless(trace: LayoutTrace) -> list[Lineless]:
         if event.file is None:
             places.setdefault(event.location, []).append((number, event))
             costs[event.location] = costs.get(event.location, Cost()).plus(event)
+    numbers = {name: number for number, name in enumerate(places)}
     ordered = sorted(places, key=lambda name: (*(-part for part in costs[name].rank), name))
     return [
-        Lineless(name, costs[name], margin_of(costs[name]), groups_of(places[name]), tests_of(places[name]))
+        Lineless(
+            numbers[name],
+            name,
+            costs[name],
+            margin_of(costs[name]),
+            groups_of(places[name]),
+            tests_of(places[name]),
+        )
         for name in ordered
     ]
 

@@ -37,6 +37,8 @@ def script_data(events: Sequence[LayoutEvent], files: Mapping[str, int], names: 
         names: of the files, in the order of their numbers.
     """
     modules, operators, tests, sets, places = (_Table() for _ in range(5))
+    for name in names_of_modules(events):
+        modules.number(name)
     rows = [
         [
             -1 - places.number(event.location) if event.file is None else files[event.file],
@@ -62,6 +64,11 @@ def script_data(events: Sequence[LayoutEvent], files: Mapping[str, int], names: 
             "events": rows,
         }
     )
+
+
+def names_of_modules(events: Iterable[LayoutEvent]) -> list[str]:
+    """In the order of their numbers, as `LayoutTrace.by_module` has them."""
+    return list(dict.fromkeys(event.module or "(no module)" for event in events))
 
 
 def embedded(data: object) -> Markup:
