@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 import unicodedata
 from functools import cache
 from importlib import resources
@@ -609,6 +610,41 @@ class TestSafety:
         back = re.sub("\u2039U\\+([0-9A-F]{4,6})\u203a", lambda code: chr(int(code[1], 16)), shown)
         if "\u2039" not in text:
             assert back == text
+
+    @pytest.mark.parametrize(
+        "blank", ["\u3164", "\uffa0", "\u115f", "\u2800", "\u034f", "\ufe00", "\U000e0100"]
+    )
+    def test_blank_letters_are_written_out(self, blank: str) -> None:
+        page = page_of(trace_of(event(line=1, module=f"a{blank}b"), sources={"model.py": f"x{blank} = 1"}))
+        code = f"\u2039U+{ord(blank):04X}\u203a"
+        assert lines_in(page) == [f"x{code} = 1"]
+        assert f"a{code}b" in page.one("table", id_="module-table").text
+
+    def test_signs_and_letters_of_other_scripts_stay(self) -> None:
+        text = "\u26a0\ufe0f \u4e2d \u05d0 \u00e9 e\u0301"
+        assert visible(text) == text
+
+    @pytest.mark.parametrize(
+        "line",
+        [" " * 1_990, "a." * 900, "(" * 1_990, "x = [" + "1, " * 600 + "]"],
+        ids=["blank", "dots", "open", "list"],
+    )
+    def test_a_page_of_odd_lines_takes_no_minutes(self, line: str) -> None:
+        text = f"if x: pass\n{line}\n" * 2_000
+        started = time.monotonic()
+        page = page_of(trace_of(event(line=1), sources={"model.py": text}))
+        assert time.monotonic() - started < 20
+        assert lines_in(page) == text.splitlines()
+        assert bool(page.one(id_="f0-l1").one("summary").all("span", "k")) == line.isspace()
+
+    def test_blank_lines_are_shown_as_they_are(self) -> None:
+        text = "def f(x):\n    \n\t\n    s = '''\n   \n'''\n\n"
+        assert lines_in(page_of(trace_of(event(line=4), sources={"model.py": text}))) == text.split("\n")[:-1]
+
+    def test_a_fix_of_a_long_line_is_cut(self) -> None:
+        text = MODEL.replace("x.contiguous().detach()", f"x.contiguous().detach()  # {'a' * 100_000}")
+        line = page_of(trace_of(event(), sources={"model.py": text})).one(id_="f0-l3")
+        assert [len(each.text) < 2_100 for each in line.all("del") + line.all("ins")] == [True, True]
 
     def test_a_long_line_is_cut(self) -> None:
         page = page_of(trace_of(event(line=1), sources={"model.py": f"x = '{'a' * 1_000_000}'\n"}))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from esper_guard.report.html.compare import Change
 from esper_guard.report.html.events import Group, Tests, groups_of, tests_of
 from esper_guard.report.html.findings import Advice
 from esper_guard.report.html.highlight import highlighted
-from esper_guard.report.html.text import lines_of, shortened, visible
+from esper_guard.report.html.highlight import plain as uncoloured
+from esper_guard.report.html.text import lines_of, shortened
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import Cost
 from esper_guard.trace.sizes import format_size
@@ -186,7 +187,7 @@ def _hit(
 
 def _without_colours(stretch: Stretch, plain: Sequence[str]) -> Stretch:
     return Stretch(
-        [line._replace(code=escape(visible(shortened(plain[line.number - 1])))) for line in stretch.lines],
+        [line._replace(code=uncoloured(shortened(plain[line.number - 1]))) for line in stretch.lines],
         True,
     )
 

@@ -13,7 +13,7 @@ from esper_guard.lint.fix import apply_fixes
 from esper_guard.lint.registry import all_rules
 from esper_guard.lint.source import Source
 from esper_guard.report.html.rules import recommended_code
-from esper_guard.report.html.text import lines_of
+from esper_guard.report.html.text import lines_of, shortened
 
 _MOST_LINES = 12
 
@@ -65,8 +65,8 @@ def _advice(text: str, finding: Finding) -> Advice:
         finding.help,
         None if finding.fix is None else finding.fix.message,
         finding.fix is not None and finding.fix.safe,
-        removed,
-        added if removed or added else recommended_code(rule),
+        [shortened(line) for line in removed],
+        [shortened(line) for line in added] if removed or added else recommended_code(rule),
     )
 
 

@@ -12,11 +12,30 @@ from esper_guard.report.html.text import lines_of, shortened, visible
 CLASSES = {"k": "keyword", "s": "string", "c": "comment", "m": "number", "f": "function", "b": "builtin"}
 """By class, what it is of; style.css has a colour for each."""
 
+_LONG = 140
+_MOST_IN_LONG_LINES = 100_000
+_MOST = 1_000_000
+"""In characters. The lexer takes minutes for some text that is larger, or has much in long lines."""
+
 
 def highlighted(text: str) -> list[Markup]:
-    """The lines of ``text``, escaped, with spans around what has a colour."""
+    """The lines of ``text``, escaped, with spans around what has a colour; large text has none."""
+    shown = [shortened(line) for line in lines_of(text)]
+    sizes = [0 if line.isspace() else len(line) for line in shown]
+    if sum(sizes) > _MOST or sum(size for size in sizes if size > _LONG) > _MOST_IN_LONG_LINES:
+        return [plain(line) for line in shown]
+    # without what stands in blank lines, of which the lexer takes quadratic time
+    lexed = _lexed("\n".join("" if line.isspace() else line for line in shown))
+    return [plain(line) if line.isspace() else code for line, code in zip(shown, lexed, strict=True)]
+
+
+def plain(line: str) -> Markup:
+    """A line, escaped, without colours."""
+    return escape(visible(line))
+
+
+def _lexed(lexed: str) -> list[Markup]:
     lines: list[list[str]] = [[]]
-    lexed = "\n".join(shortened(line) for line in lines_of(text))
     for _, token, value in _lexer().get_tokens_unprocessed(lexed):
         name = _class_of(token)
         for number, part in enumerate(value.split("\n")):
