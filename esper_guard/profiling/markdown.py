@@ -7,18 +7,20 @@ from collections.abc import Collection, Iterator, Sequence
 
 from esper_guard.profiling.choices import PARTS
 from esper_guard.profiling.isolation_table import HEADER, has_isolations, isolation_cells
+from esper_guard.profiling.line_table import line_cells
+from esper_guard.profiling.module_table import doubt_about_modules, module_cells
 from esper_guard.profiling.result import Comparison, Profile
 from esper_guard.profiling.table import (
     ISOLATION,
+    MODULES,
+    ROWS,
     Cells,
     byte_cells,
     head,
-    line_cells,
-    module_cells,
-    shown_by_module,
     time_cells,
+    with_lines,
 )
-from esper_guard.report.gfm import code
+from esper_guard.report.gfm import code, prose
 
 _TEXTS = {"workload", "device", "variant", "kind", "operator", "where", "line", "module", "class"}
 """Columns of words; the others hold figures."""
@@ -36,7 +38,7 @@ def render_markdown(profile: Profile, parts: Collection[str] = PARTS) -> str:
     about = [head(profile)]
     if shared and profile.settings.target is None:  # or the head has it
         about.append(f"all: {shared}" if several else shared)
-    blocks = [f"```sh\n{profile.settings.command}\n```", "\n".join(about).replace("\n", "  \n")]
+    blocks = [f"```sh\n{profile.settings.command}\n```", prose("\n".join(about)).replace("\n", "  \n")]
     if "bytes" in parts:
         blocks.append(_table(_joined([byte_cells(each) for each in comparisons], leads)))
     isolating = [(each, lead) for each, lead in zip(comparisons, leads, strict=True) if has_isolations(each)]
@@ -57,19 +59,21 @@ def render_markdown(profile: Profile, parts: Collection[str] = PARTS) -> str:
 
 def _details(comparison: Comparison, parts: Collection[str]) -> list[str]:
     blocks = []
-    for variant in comparison.variants if "lines" in parts else ():
-        if variant.memory_format == "NHWC" and variant.lines:
-            header, *rows = line_cells(variant)
-            coded = [header, *((*row[:-2], code(row[-2]), code(row[-1])) for row in rows)]
-            blocks += [f"Lines, {variant.name}, the costliest:", _table(coded)]
-    for variant in shown_by_module(comparison) if "modules" in parts else ():
-        header, *rows = module_cells(variant)
+    for variant in with_lines(comparison) if "lines" in parts else ():
+        header, *rows = line_cells(variant.lines, ROWS)
+        coded = [header, *((*row[:-2], code(row[-2]), code(row[-1])) for row in rows)]
+        blocks += [f"Lines, {variant.name}, the costliest:", _table(coded)]
+    doubt, modules = doubt_about_modules(comparison), module_cells(comparison, ROWS)
+    if "modules" in parts and doubt is not None:
+        blocks.append(doubt)
+    elif "modules" in parts and modules:
+        header, *rows = modules
         blocks += [
-            f"Modules, {variant.name}, the slowest by themselves: median (quartiles).",
-            _table([header, *((code(row[0]), *row[1:]) for row in rows)]),
+            f"{MODULES.capitalize()}.",
+            _table([header, *((code(row[0]), code(row[1]), *row[2:]) for row in rows)]),
         ]
     if "advice" in parts:
-        blocks.append("\n".join(f"- {sentence}" for sentence in comparison.advice))
+        blocks.append("\n".join(f"- {prose(sentence)}" for sentence in comparison.advice))
     return blocks
 
 
@@ -142,4 +146,4 @@ def _row(row: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """A target may hold any literal."""
-    return text.replace("|", "\\|")
+    return prose(text).replace("|", "\\|")

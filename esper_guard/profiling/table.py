@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from esper_guard.profiling.choices import PARTS
 from esper_guard.profiling.isolation_table import has_isolations, isolation_cells
+from esper_guard.profiling.line_table import line_cells
+from esper_guard.profiling.module_table import doubt_about_modules, module_cells
 from esper_guard.profiling.result import (
     Comparison,
-    LineCost,
-    ModuleTime,
     Part,
     Profile,
     Ratio,
@@ -23,6 +23,7 @@ from esper_guard.trace.table import aligned
 ROWS = 10
 Cells = list[tuple[str, ...]]
 """Rows of a table, the header first."""
+MODULES = "modules by themselves, the largest difference first: milliseconds, median (quartiles)"
 ISOLATION = "bytes more than with x.detach(), in one step (and how often those of the copy itself)"
 
 
@@ -33,6 +34,9 @@ def render_table(profile: Profile, parts: Collection[str] = PARTS) -> str:
         blocks.append(f"{comparison.workload}, {comparison.device}")
         for title, cells, left in _tables(comparison, parts):
             blocks.append("\n".join([title, *aligned(cells, left=left)]))
+        doubt = doubt_about_modules(comparison)
+        if "modules" in parts and doubt is not None:
+            blocks.append(doubt)
         if "advice" in parts:
             blocks.append("\n".join(f"- {sentence}" for sentence in comparison.advice))
     return "\n\n".join(blocks)
@@ -74,17 +78,24 @@ def _tables(comparison: Comparison, parts: Collection[str]) -> list[tuple[str, C
         found.append(
             ("time of one step: median (quartiles), and ratio (95 % interval)", time_cells(comparison), 0)
         )
-    channels_last = [
-        variant for variant in comparison.variants if variant.memory_format == "NHWC" and variant.lines
-    ]
     if "lines" in parts:
         found += [
-            (f"lines, {variant.name}: the costliest", line_cells(variant), 2) for variant in channels_last
+            (f"lines, {variant.name}: the costliest", line_cells(variant.lines, ROWS), 2)
+            for variant in with_lines(comparison)
         ]
-    for variant in shown_by_module(comparison) if "modules" in parts else ():
-        title = f"modules, {variant.name}: the slowest by themselves, median (quartiles)"
-        found.append((title, module_cells(variant), 0))
+    if "modules" in parts and doubt_about_modules(comparison) is None:
+        cells = module_cells(comparison, ROWS)
+        found += [(MODULES, cells, 0)] if cells else []
     return found
+
+
+def with_lines(comparison: Comparison) -> list[Variant]:
+    """Variants whose lines are worth showing: channels_last, and NCHW if it copies between memory formats, too."""
+    return [
+        variant
+        for variant in comparison.variants
+        if variant.lines and (variant.memory_format == "NHWC" or variant.copies)
+    ]
 
 
 def byte_cells(comparison: Comparison) -> Cells:
@@ -126,44 +137,6 @@ def time_cells(comparison: Comparison) -> Cells:
     return cells
 
 
-def line_cells(variant: Variant, rows: int = ROWS) -> Cells:
-    """The costliest lines of a variant; a copy that changes strides only comes last."""
-    cells: Cells = [("bytes", "times", "kind", "operator", "where", "line")]
-    for line in variant.lines[:rows]:
-        size = "" if line.kind == "loss" else format_size(line.bytes)
-        cells.append((size, str(line.count), kind_of(line), line.operator, where(line), line.text))
-    return cells
-
-
-def kind_of(line: LineCost) -> str:
-    """``"hidden, backward"``."""
-    parts: list[str] = [line.kind]
-    parts += [] if line.changes_format or not line.is_copy else ["strides only"]
-    parts += [] if line.phase == "forward" else [line.phase]
-    return ", ".join(parts)
-
-
-def where(line: LineCost) -> str:
-    """``"model.py:12 (layers.0)"``."""
-    return line.place if line.module is None else f"{line.place} ({line.module})"
-
-
-def module_cells(variant: Variant, rows: int = ROWS) -> Cells:
-    """The slowest modules of a variant."""
-    cells: Cells = [("module", "class", "forward", "backward", "copied")]
-    cells += [
-        (
-            time.module,
-            time.kind,
-            milliseconds(time.forward),
-            milliseconds(time.backward),
-            format_size(time.copied) if time.copied else "",
-        )
-        for time in _worth_showing(variant.modules)[:rows]
-    ]
-    return cells
-
-
 def milliseconds(times: Spread) -> str:
     """``"1.23 ms (1.20 to 1.30)"``; empty for nothing."""
     if not times.high:
@@ -174,16 +147,3 @@ def milliseconds(times: Spread) -> str:
 def shown_ratio(ratio: Ratio) -> str:
     """``"0.71 (0.68 to 0.74)"``."""
     return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def _worth_showing(modules: list[ModuleTime]) -> list[ModuleTime]:
-    return [time for time in modules if time.forward.median + time.backward.median > 0 or time.copied]
-
-
-def shown_by_module(comparison: Comparison) -> list[Variant]:
-    """The first variant of each memory format."""
-    formats = dict.fromkeys(variant.memory_format for variant in comparison.variants)
-    first = [
-        next(variant for variant in comparison.variants if variant.memory_format == name) for name in formats
-    ]
-    return [variant for variant in first if variant.modules]

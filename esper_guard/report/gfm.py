@@ -9,6 +9,8 @@ from esper_guard.report.text import shown
 
 MOST = 200
 """How many characters of a text are shown."""
+_SPECIAL = re.compile(r"[\\<>&*#\[\]$~]|(?<!\w)_|_(?!\w)")
+"""What could mean something in a paragraph."""
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 _TICKS = 79
 """The longest run of backticks in a code span: GitHub knows none that starts with more than 80."""
@@ -33,6 +35,12 @@ def span(text: str, most: int = MOST) -> str:
 def code(text: str, most: int = MOST) -> str:
     """A `span` for a cell of a table."""
     return span(text, most).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """Words with code between backticks: all else means nothing to Markdown, and code is a `span`."""
+    parts = text.split("`")
+    return "".join(span(part) if at % 2 else _SPECIAL.sub(r"\\\g<0>", part) for at, part in enumerate(parts))
 
 
 def row(cells: Iterable[str]) -> str:

@@ -70,15 +70,15 @@ def test_lines_with_what_helps() -> None:
         line(line=13, kind="loss", operator="aten.cat.default", why="cat writes NCHW (CPU)"),
         line(line=14),
     ]
-    assert judged(0.7, 0.8, lines)[1:7] == [
+    assert judged(0.7, 0.8, lines)[2:8] == [
         "model.py:7 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG101: write `x.detach()`.",
         "model.py:9 copies 512.0 KiB a step (channels_last -> nchw). Why: softmax writes NCHW (CPU).",
         "model.py:11 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG201: thrown away.",
         "model.py:12 `x = x.contiguous()` copies 512.0 KiB a step (channels_last -> nchw). The line asks for it: leave it "
         "out unless something there needs NCHW.",
         "model.py:14 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw).",
-        "model.py:13 `x = x.reshape(8, -1)` loses channels_last, so that what reads it runs in NCHW (channels_last -> "
-        "nchw). Why: cat writes NCHW (CPU).",
+        "model.py:13 `x = x.reshape(8, -1)` loses channels_last: its result is NCHW (channels_last -> nchw). "
+        "Why: cat writes NCHW (CPU).",
     ]
 
 
@@ -96,20 +96,56 @@ def test_many_lines_are_summed_up() -> None:
 
 
 def test_what_is_meant_is_not_blamed() -> None:
+    said = judged(0.7, 0.8, [line(kind="explicit", source_format="nchw", result_format="channels_last")])
+    assert said[2].startswith(
+        "512.0 KiB of the copies are conversions into channels_last that a line asks for"
+    )
+    assert said[3] == "No line copies out of channels_last or loses it."
+
+
+def test_gradients_in_another_format() -> None:
     lines = [
-        line(kind="explicit", source_format="nchw", result_format="channels_last"),
-        line(file=None, line=None, parameter="conv.weight", bytes=2**19),
+        line(
+            file=None,
+            line=None,
+            text="",
+            parameter="position",
+            phase="backward",
+            result_format="channels_last",
+        ),
+        line(kind="loss", phase="backward"),
     ]
-    said = judged(0.7, 0.8, lines)
-    assert said[1].startswith("1.0 MiB of the copies are conversions into channels_last that a line asks for")
-    assert said[2] == "No line copies out of channels_last or loses it."
+    assert judged(0.7, 0.8, lines)[2:4] == [
+        "parameter position has a gradient in another format, of which 512.0 KiB are copied a step (channels_last -> "
+        "channels_last).",
+        "model.py:7 `x = x.reshape(8, -1)` loses channels_last in the backward: its gradient is NCHW (channels_last -> "
+        "nchw).",
+    ]
+
+
+def test_memory_is_part_of_the_advice() -> None:
+    variants = [
+        variant("NCHW", seconds=1.0),
+        variant("NHWC", seconds=1.0, memory=Memory(forward=2**20, backward=2**20, peak=3 * 2**19)),
+    ]
+    said = advice(comparison(variants, [ratio("NHWC", "NCHW", 0.7, 0.8)]))
+    assert said[0].startswith("channels_last is worth it here, if memory allows: the step takes")
+    assert said[1] == (
+        "Memory: at its peak the step needs 1.5 MiB, against 1.0 MiB in NCHW (+50 %); in all it allocates 2.0 MiB, "
+        "against 3.0 MiB in NCHW (-33 %)."
+    )
 
 
 def test_what_was_not_seen_is_not_called_nothing() -> None:
     variants = [variant("NCHW"), variant("NHWC", unseen=["what torch.compile made of f"])]
     said = advice(comparison(variants, noise=None))
     assert "copies what could not be seen" in said[0]
-    assert said[1].startswith("Not seen: what torch.compile made of f.")
+    assert said[2].startswith(
+        "Not seen: what torch.compile made of f. To see the lines of eager code, run eagerly"
+    )
+    assert "Bytes are exact, and the same in every run" in said[3]
+    compiled = advise(comparison(variants, noise=None), MACHINE, settings(compiled=True))
+    assert "To see the lines of eager code, measure without --compile." in compiled[2]
     assert "No line copies out of channels_last or loses it." not in said
 
 
@@ -159,4 +195,10 @@ def test_how_sure_it_is() -> None:
 
 
 def test_hardening_is_said() -> None:
-    assert "Hardened: a crash." in judged(0.7, 0.8, hardened="a crash")
+    """First, of a model of the user's own."""
+    assert judged(0.7, 0.8, hardened="a crash")[0] == (
+        "As it stands, this model is not safe in channels_last on this torch: a crash. Call `esper_guard.harden(model)` "
+        "before you train it."
+    )
+    each = comparison([variant("NCHW"), variant("NHWC")], [], noise=None, hardened="a crash")
+    assert advise(each, MACHINE, settings(target=None))[0] == "Hardened: a crash."

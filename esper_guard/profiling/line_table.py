@@ -1,0 +1,37 @@
+"""The lines that cost most, a row for each. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from esper_guard.profiling.result import LineCost
+from esper_guard.trace.sizes import format_size
+
+
+def line_cells(lines: Iterable[LineCost], rows: int) -> list[tuple[str, ...]]:
+    """Copies between memory formats first, those of strides only last; the same in several modules is one row."""
+    groups: dict[tuple[str, ...], list[LineCost]] = {}
+    for line in lines:
+        groups.setdefault((line.place, kind_of(line), line.operator), []).append(line)
+    cells: list[tuple[str, ...]] = [("bytes", "times", "kind", "operator", "where", "line")]
+    for (place, kind, operator), several in list(groups.items())[:rows]:
+        first = several[0]
+        size = "" if first.kind == "loss" else format_size(sum(line.bytes for line in several))
+        times = sum(line.count for line in several)
+        cells.append((size, str(times), kind, operator, f"{place}{_modules(several)}", first.text))
+    return cells
+
+
+def kind_of(line: LineCost) -> str:
+    """``"hidden, backward"``."""
+    parts: list[str] = [line.kind]
+    parts += [] if line.changes_format or not line.is_copy else ["strides only"]
+    parts += [] if line.phase == "forward" else [line.phase]
+    return ", ".join(parts)
+
+
+def _modules(lines: Iterable[LineCost]) -> str:
+    modules = list(dict.fromkeys(line.module for line in lines if line.module is not None))
+    if not modules:
+        return ""
+    return f" ({modules[0]})" if len(modules) == 1 else f" ({modules[0]} and {len(modules) - 1} more)"
