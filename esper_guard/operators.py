@@ -11,6 +11,7 @@ from functools import cache
 from typing import Final
 
 from esper_guard.operator_table import OPERATORS, VERSIONS, Effect, Operator
+from esper_guard.remedies import REMEDIES
 
 __all__ = [
     "OPERATORS",
@@ -21,6 +22,7 @@ __all__ = [
     "cases_of_aten",
     "effect_of",
     "page",
+    "remedy_for",
     "why_lost",
 ]
 
@@ -86,16 +88,30 @@ def why_lost(operator: str, device: str = "cpu", line: str = "") -> str | None:
     Returns:
         One sentence; None where the table does not know it, or knows several that it may have been.
     """
-    cases = [case for case in cases_of_aten(operator) if case.effect(device) not in (None, *_LOSE_NOTHING)]
-    aten = operator.removeprefix("aten.").partition(".")[0]
-    named = [case for case in cases if re.search(rf"\b{case.name}\b", line)]
-    if not named and aten not in _MADE_BY_MANY:
-        named = [case for case in cases if case.name == aten.lstrip("_")] or cases
+    named = _lost(operator, device, line)
     effect = _common(case.effect(device) for case in named)
     if effect is None or len({case.name for case in named}) > 1:
         return None
     case = f" ({named[0].when})" if len(named) == 1 and named[0].when else ""
     return f"{named[0].name}{case} {effect.value} ({device.partition(':')[0].upper()})"
+
+
+def remedy_for(operator: str, device: str, text: str) -> str | None:
+    """What to write instead of an operator that lost channels_last: ``"-F.softplus(-x)"``.
+
+    It was measured, on the CPU, to give the same values and gradients without a copy between formats or a loss.
+
+    Args:
+        operator: torch's name, such as ``"aten._softmax.default"``.
+        device: such as ``"cuda:0"``.
+        text: the source line that it ran on, as for `why_lost`.
+
+    Returns:
+        An expression of a 4-D image ``x``, or a phrase; None where nothing is known, or the line may mean several
+        operators.
+    """
+    found = {_remedies().get((case.name, case.when)) for case in _lost(operator, device, text)}
+    return found.pop() if len(found) == 1 else None
 
 
 def page() -> str:
@@ -107,7 +123,29 @@ def page() -> str:
         cuda = "not measured" if case.cuda is None else case.cuda.value
         modules = ", ".join(f"`{module}`" for module in case.modules)
         lines.append(f"| {name} | {_homes(case)} | {modules} | {case.cpu.value} | {cuda} | all |")
+    lines.append(_INSTEAD)
+    instead: dict[str, list[str]] = {}
+    for remedy in REMEDIES:
+        said = remedy.advice or f"`{remedy.instead}`"
+        said += f" ({remedy.condition})" if remedy.condition else ""
+        instead.setdefault(said, []).append(f"`{remedy.name}`{f', {remedy.when}' if remedy.when else ''}")
+    lines += [f"| {'; '.join(names)} | {said} |" for said, names in instead.items()]
     return "\n".join([*lines, ""])
+
+
+def _lost(operator: str, device: str, line: str) -> list[Operator]:
+    """The cases that an operator may be that a tracer shows to lose channels_last; the line tells some of them apart."""
+    cases = [case for case in cases_of_aten(operator) if case.effect(device) not in (None, *_LOSE_NOTHING)]
+    aten = operator.removeprefix("aten.").partition(".")[0]
+    named = [case for case in cases if re.search(rf"\b{case.name}\b", line)]
+    if not named and aten not in _MADE_BY_MANY:
+        named = [case for case in cases if case.name == aten.lstrip("_")] or cases
+    return named
+
+
+@cache
+def _remedies() -> dict[tuple[str, str], str]:
+    return {(remedy.name, remedy.when): remedy.sentence for remedy in REMEDIES}
 
 
 _HEADER: Final = """\
@@ -125,6 +163,17 @@ format of the tensor that they write into.
 
 | operator | in | modules | CPU | CUDA | torch from {} on |
 |---|---|---|---|---|---|"""
+
+
+_INSTEAD: Final = """
+## What to write instead
+
+Measured on the CPU with torch 2.13.0 by tests/runtime/test_remedies.py: the values, and the gradient of the channels_last
+image `x`, are those of the operator, and neither the forward nor the backward copies between formats or loses one.
+How long it takes was not measured. `esper_guard.operators.remedy_for` has them, and reports of traces show them.
+
+| operator | instead |
+|---|---|"""
 
 
 def _homes(case: Operator) -> str:

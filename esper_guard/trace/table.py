@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from esper_guard.operators import why_lost
+from esper_guard.operators import remedy_for, why_lost
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.line_texts import LineTexts
 from esper_guard.trace.paths import relative_to_here
@@ -59,14 +59,28 @@ def render_notes(trace: LayoutTrace) -> str:
 
 
 def _reasons(trace: LayoutTrace) -> list[str]:
-    """``"why: model.py:8: softmax writes NCHW whatever it reads (CPU)"``, each reason once."""
+    """``"why: model.py:8: softmax writes NCHW whatever it reads (CPU)"``, each reason once, and what to write instead."""
     texts = LineTexts(trace.sources)
     places: dict[str, dict[str, None]] = {}
+    remedies: dict[str, dict[str, None]] = {}
     for event in costliest(trace.events)[:ROWS]:
-        reason = why(event, texts.read(event.file, event.line))
-        if reason is not None:
-            places.setdefault(reason, {})[_relative(event.location)] = None
-    return [f"why: {_enumerated(list(several))}: {reason}" for reason, several in places.items()]
+        text = texts.read(event.file, event.line)
+        reason = why(event, text)
+        if reason is None:
+            continue
+        places.setdefault(reason, {})[_relative(event.location)] = None
+        written = event.phase != "backward" and len(event.shape) == 4  # as the remedies are
+        remedy = remedy_for(event.operator, event.device, text) if written else None
+        if remedy is not None:
+            remedies.setdefault(reason, {})[remedy] = None
+    return [
+        line
+        for reason, several in places.items()
+        for line in (
+            f"why: {_enumerated(list(several))}: {reason}",
+            *(f"  write instead: {remedy}" for remedy in remedies.get(reason, ())),
+        )
+    ]
 
 
 def _enumerated(places: Sequence[str]) -> str:

@@ -170,10 +170,13 @@ def test_a_report_by_line(run: Run, traced: Path) -> None:
     assert lines[2].split()[-1] == "line"
     assert [line.split("train.py:")[1].split()[0] for line in lines[3:6]] == ["7", "8", "9"]
     assert lines[3].endswith("images = images.to(memory_format=torch.channels_last)")
-    assert lines[-3:] == [
+    assert lines[-5:] == [
         "channels_last first became NCHW at train.py:8: hidden copy, aten.clone.default",
         "why: train.py:8: reshape (no view will do) writes NCHW whatever it reads (CPU)",
+        "  write instead: before a Linear: x.permute(0, 2, 3, 1).flatten(1) (with the columns of its weight reordered "
+        "to match, once)",
         "why: train.py:9: softmax writes NCHW whatever it reads (CPU)",
+        "  write instead: F.softmax(x.permute(0, 2, 3, 1), -1).permute(0, 3, 1, 2) (along channels)",
     ]
 
 

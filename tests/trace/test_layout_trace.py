@@ -404,10 +404,21 @@ class TestText:
         assert lines[2].split() == ["bytes", "times", "kind", "what", "where"]
         assert lines[3].split("float32")[1].split() == ["model.py:50"]
         assert [line.split()[-1] for line in lines[3:9]][-1] == "(features.3)"
-        assert lines[-2:] == [
+        assert lines[-3:] == [
             "channels_last first became NCHW at model.py:41 (features.3): hidden copy, aten.clone.default",
             "why: model.py:60: softmax writes NCHW whatever it reads (CPU)",
+            "  write instead: F.softmax(x.permute(0, 2, 3, 1), -1).permute(0, 3, 1, 2) (along channels)",
         ]
+
+    @pytest.mark.parametrize(
+        "fields", [{"phase": "backward"}, {"shape": (8, 64, 4, 28, 28)}, {"operator": "aten.triu.default"}]
+    )
+    def test_remedies_are_for_what_was_written_and_measured(self, fields: dict[str, Any]) -> None:
+        lost = {"kind": "loss", "operator": "aten._softmax.default"}
+        assert "write instead" in str(trace_of(event(**lost)))
+        text = str(trace_of(event(**{**lost, **fields})))
+        assert "why: " in text
+        assert "write instead" not in text
 
     def test_each_reason_is_given_once_and_only_for_what_nobody_asked_for(self, tmp_path: Path) -> None:
         source = tmp_path / "model.py"
