@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import linecache
 import re
 import sys
 import time
@@ -297,9 +298,47 @@ class TestContent:
         assert page.one("h3").text == "model.py"
 
     def test_a_trace_brings_no_other_file_into_the_page(self, tmp_path: Path) -> None:
-        secret = tmp_path / "secret.txt"
-        secret.write_text("password")
-        assert "password" not in render_html(trace_of(event(file=str(secret), line=1)))
+        for name in ("secret.txt", "secret.py", "secret.pyw"):
+            secret = tmp_path / name
+            secret.write_text("password = 1\n")
+            page = render_html(trace_of(event(file=str(secret), line=1)), trace_of(event(file=str(secret))))
+            assert "password" not in page
+            assert "can&#39;t be read here" in page or "can't be read here" in page
+
+    def test_no_link_leads_out_of_the_project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "project").mkdir()
+        (tmp_path / "secret.py").write_text("password = 1\n")
+        (tmp_path / "project" / "model.py").symlink_to(tmp_path / "secret.py")
+        monkeypatch.chdir(tmp_path / "project")
+        for file in ("model.py", "../secret.py", str(tmp_path / "project" / "model.py")):
+            assert "password" not in render_html(trace_of(event(file=file, line=1)))
+
+    def test_a_trace_without_texts_shows_the_project_as_it_is_now(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "model.py").write_text(MODEL)
+        words = "as it is now, not as it was traced"
+        for file in ("model.py", str(tmp_path / "model.py")):
+            page = page_of(trace_of(event(file=file)))
+            assert lines_in(page) == MODEL.splitlines()
+            assert words in page.one(id_="f0").text
+        assert words not in page_of(trace_of(event(), sources=SOURCES)).text
+
+    def test_files_of_packages_and_of_this_process_are_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for file in (pytest.__file__, json.__file__):
+            page = page_of(trace_of(event(file=file, line=1)))
+            assert len(lines_in(page)) > 10
+
+    def test_what_was_typed_is_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("<ipython-input-1>", "/tmp/ipykernel_1/2.py"):
+            monkeypatch.setitem(linecache.cache, name, (len(MODEL), None, MODEL.splitlines(True), name))
+            page = page_of(trace_of(event(file=name)))
+            assert lines_in(page) == MODEL.splitlines()
+            assert "as it is now" not in page.text
 
 
 def line_changes(page: Element) -> list[list[str]]:

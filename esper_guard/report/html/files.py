@@ -68,6 +68,8 @@ class File(NamedTuple):
     cost: Cost
     findings: int
     has_text: bool
+    is_of_now: bool
+    """Whether its text is what the file holds now, which need not be what was traced."""
     stretches: list[Stretch]
     hits: list[Hit]
     gone: list[Change]
@@ -112,6 +114,7 @@ def file_of(
     gone: Sequence[Change],
     executed: Collection[int],
     is_light: bool,
+    is_of_now: bool,
 ) -> File:
     """One file.
 
@@ -127,6 +130,7 @@ def file_of(
         gone: lines that copied before and are not there any more.
         executed: lines on which an operator of torch ran.
         is_light: whether collapsed lines go without colours, as in a report with many.
+        is_of_now: whether the trace does not hold the text.
     """
     codes = [] if text is None else highlighted(text)
     plain = [] if text is None else lines_of(text)
@@ -154,6 +158,7 @@ def file_of(
         cost=cost,
         findings=len(explained),
         has_text=text is not None,
+        is_of_now=text is not None and is_of_now,
         stretches=[*stretches, *([Stretch([*outside], False)] if outside else [])],
         hits=list(hits.values()),
         gone=list(gone),

@@ -23,7 +23,7 @@ from esper_guard.report.html.names import short_names
 from esper_guard.report.html.rules import rule_page
 from esper_guard.report.html.script_data import names_of_modules, script_data
 from esper_guard.report.html.security import policy_of
-from esper_guard.report.html.sources import texts_of
+from esper_guard.report.html.sources import is_of_now, texts_of
 from esper_guard.report.html.text import finalize, visible
 from esper_guard.trace.layout_trace import Cost, LayoutTrace
 from esper_guard.trace.sizes import format_size
@@ -145,6 +145,7 @@ def _files(trace: LayoutTrace, comparison: Comparison | None) -> list[File]:
             [change for change in gone if change.place.file == path],
             executed.get(path, ()),
             is_light,
+            is_of_now(trace, path),
         )
         for number, path in enumerate(ordered)
     ]

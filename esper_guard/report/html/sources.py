@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import stat
+import sys
 
 from esper_guard.lint.source import Source, SourceError
 from esper_guard.trace.layout_trace import LayoutTrace
@@ -26,17 +27,46 @@ def has_own_sources(trace: LayoutTrace) -> bool:
     return bool(trace.sources)
 
 
+def is_of_now(trace: LayoutTrace, file: str) -> bool:
+    """Whether `text_of` has to read what the file holds now, which need not be what was traced."""
+    return file not in trace.sources and not _is_typed(file)
+
+
 def _read(file: str) -> str | None:
-    """Python files and cells only: a trace of somebody else must not bring any other file into the report."""
-    is_cell = file.startswith("<") and file.endswith(">")
-    if not is_cell and not file.endswith((".py", ".pyw")):
+    """Python files of the project and of installed packages, and what was typed: a trace names whatever it likes."""
+    if _is_typed(file):
+        return "".join(linecache.getlines(file)) or None
+    if not file.endswith((".py", ".pyw")):
         return None
     try:
-        if not is_cell and stat.S_ISREG(os.stat(file).st_mode):
-            with open(file, "rb") as content:
-                return Source.from_bytes(file, content.read()).text
-    except FileNotFoundError:
-        pass
+        path = os.path.realpath(file)
+        if not _is_ours(path) or not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as content:
+            return Source.from_bytes(file, content.read()).text
     except (OSError, ValueError, SourceError):  # ValueError: no name of a file
         return None
-    return "".join(linecache.getlines(file)) or None  # what was typed in this process
+
+
+def _is_typed(file: str) -> bool:
+    """In this process: cells of notebooks, which have names of files that are not there."""
+    return file in linecache.cache and not os.path.exists(file)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file is below the working directory, installed, or of a module that this process has loaded."""
+    installed = [entry for entry in sys.path if os.path.basename(entry) in ("site-packages", "dist-packages")]
+    folders = tuple(os.path.join(os.path.realpath(folder), "") for folder in (os.getcwd(), *installed))
+    return path.startswith(folders) or _is_loaded(path)
+
+
+def _is_loaded(path: str) -> bool:
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__dict__", {}).get(
+            "__file__"
+        )  # looked up so, because some modules make attributes
+        if not isinstance(file, str) or os.path.basename(file) != os.path.basename(path):
+            continue
+        if os.path.realpath(file) == path:
+            return True
+    return False
