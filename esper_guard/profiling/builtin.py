@@ -30,11 +30,22 @@ class BuiltIn:
 
     @property
     def name(self) -> str:
-        """``"conv host, training, conv seed, batch 8, 64 channels, 32x32"``."""
+        """``"conv host, training, conv seed, images 8x3x32x32, features 8x64x32x32"``."""
+        features = "x".join(map(str, self.feature_sizes))
         return (
             f"{self.host} host, {self.stage}, {self.seed_kind} seed, "
-            f"batch {self.batch}, {self.channels} channels, {self.resolution}x{self.resolution}"
+            f"images {self.batch}x3x{self.resolution}x{self.resolution}, features {features}"
         )
+
+    @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Of what the slot gets: (N, C, H, W), or (N, T, C) tokens."""
+        if self.host == "conv":
+            return self.batch, self.channels, self.resolution, self.resolution
+        side = -(-self.resolution // 4) if self.host == "resnet" else self.resolution // 4
+        if self.host == "tokens":
+            return self.batch, side * side, self.channels
+        return self.batch, self.channels, side, side
 
     @property
     def input_sizes(self) -> tuple[int, int, int, int]:

@@ -69,4 +69,3 @@ def _text(event: LayoutEvent) -> str:
     if event.file is None:
         return ""
     return without_suppression(linecache.getline(event.file, event.line or 0).strip())
-

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -25,6 +25,16 @@ _MODULE: Final = "esper_guard module: "
 _BACKWARD: Final = "esper_guard backward"
 _NODE: Final = "autograd::engine::evaluate_function: "
 _ACCUMULATE: Final = "AccumulateGrad"
+
+
+class _Context(NamedTuple):
+    """What an event is part of."""
+
+    module: str
+    is_backward: bool
+    is_running: bool
+    """Whether a forward runs, if only again in the backward, as a checkpoint has it."""
+
 
 _Seconds = dict[tuple[str, bool], float]
 """By module and whether it is the backward."""
@@ -115,20 +125,20 @@ def _by_module(events: list[Any], on_device: bool) -> _Seconds:
         int, str
     ] = {}  # of autograd's sequence numbers: the newest operator with a number made the node
     on_cpu = [event for event in events if event.device_type.name == "CPU"]
-    contexts: dict[int, tuple[str, bool]] = {}
+    contexts: dict[int, _Context] = {}
     for event in sorted(on_cpu, key=lambda event: (event.time_range.start, -event.time_range.end)):
         parent = event.cpu_parent
-        module, is_backward = contexts.get(id(parent), (NO_MODULE, False))
+        module, is_backward, is_running = contexts.get(id(parent), _Context(NO_MODULE, False, True))
         if event.name.startswith(_MODULE):
-            module = event.name.removeprefix(_MODULE)
+            module, is_running = event.name.removeprefix(_MODULE), True
         elif event.name == _BACKWARD:
-            module, is_backward = NO_MODULE, True
+            module, is_backward, is_running = NO_MODULE, True, False
         elif event.name.startswith(_NODE):
             added_up = event.name.endswith(_ACCUMULATE)
             module = ACCUMULATION if added_up else owners.get(event.sequence_nr, NO_MODULE)
-            is_backward = True
-        contexts[id(event)] = module, is_backward
-        if not is_backward and event.sequence_nr >= 0:
+            is_backward, is_running = True, False
+        contexts[id(event)] = _Context(module, is_backward, is_running)
+        if is_running and event.sequence_nr >= 0:
             owners[event.sequence_nr] = module
         microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
         seconds[module, is_backward] += microseconds / 1e6

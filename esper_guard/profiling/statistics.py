@@ -41,9 +41,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[left_out], ordered[-1 - left_out]
 
 
-def paired_ratio(
-    variant: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float]
-) -> Ratio:
+def paired_ratio(variant: str, to: str, part: Part, ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Of samples that were taken in the same rounds, so that what slows a whole round down cancels out.
 
     Args:

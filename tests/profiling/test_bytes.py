@@ -222,6 +222,17 @@ def test_the_built_in_hosts(host: str) -> None:
     )
 
 
+@pytest.mark.parametrize("host", ["conv", "resnet", "convnext", "tokens"])
+@pytest.mark.parametrize("resolution", [8, 14, 17])
+def test_the_features_are_those_that_the_slot_gets(host: str, resolution: int) -> None:
+    (built,) = built_ins([host], ["training"], ["conv"], [2], [8], [resolution])
+    model = built.build("detach")
+    seen = []
+    model.slot.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))  # type: ignore[union-attr, operator]
+    model(torch.randn(built.input_sizes))
+    assert seen == [built.feature_sizes]
+
+
 def test_what_each_isolation_costs_is_said() -> None:
     comparison = bytes_of(None, built_ins(["conv"], ["blending"], ["conv"], [2], [8], [16]))
     about = [sentence for sentence in comparison.advice if " instead of `x.detach()`" in sentence]

@@ -73,7 +73,7 @@ def test_every_combination_is_measured(command: Command, folder: Path) -> None:
     done = command(*sizes, *stages, "--no-time", "--device", "cpu", "--json", "p.json", "-q")
     assert (done.exit_code, done.output) == (0, "")
     assert [each.workload for each in load_profile(folder / "p.json").comparisons] == [
-        f"conv host, {stage}, conv seed, batch 1, {channels} channels, 8x8"
+        f"conv host, {stage}, conv seed, images 1x3x8x8, features 1x{channels}x8x8"
         for stage in ("training", "holding")
         for channels in (4, 6)
     ]
@@ -107,11 +107,11 @@ def test_workloads_are_named_by_what_they_differ_in(command: Command) -> None:
     sizes = ("--host", "conv", "--host", "tokens", "--batch", "2", "--channels", "8", "--resolution", "8")
     isolations = ("--isolation", "detach", "--isolation", "copy", "--show", "isolation")
     done = command(*sizes, *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
-    assert "\nall: training, conv seed, batch 2, 8 channels, 8x8\n" in done.output
-    assert "| conv host | NHWC copy | +4.0 KiB (1x) |" in done.output
-    assert done.output.endswith("Not a byte more: NCHW copy (everywhere); NHWC copy (tokens host).\n")
+    assert "\nall: training, conv seed, images 2x3x8x8\n" in done.output
+    assert "| conv host, features 2x8x8x8 | NHWC copy | +4.0 KiB (1x) |" in done.output
+    assert done.output.endswith("Not a byte more: NCHW copy (everywhere); NHWC copy (tokens host, features 2x4x8).\n")
     one = command(*sizes[2:], *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
-    assert "\ntokens host, training, conv seed, batch 2, 8 channels, 8x8\n" in one.output
+    assert "\ntokens host, training, conv seed, images 2x3x8x8, features 2x4x8\n" in one.output
     assert one.output.endswith("Not a byte more: NCHW copy; NHWC copy.\n")
 
 

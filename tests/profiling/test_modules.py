@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -24,8 +25,12 @@ class Nested(nn.Module):
 
 
 class Recomputing(Nested):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return checkpoint(self.block, self.first(x), use_reentrant=False)
+        return checkpoint(self.block, self.first(x), use_reentrant=self.reentrant)
 
 
 def times(model: nn.Module, training: bool = True) -> dict[str, ModuleTime]:
@@ -63,7 +68,9 @@ def test_inference_has_no_backward() -> None:
     assert found["first"].forward.median > 0
 
 
-def test_a_recomputed_forward_belongs_to_the_backward_of_its_module() -> None:
-    plain, recomputing = times(Nested()), times(Recomputing())
-    assert recomputing["block.0"].backward.median > 0
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_recomputed_forward_belongs_to_the_backward_of_its_module(reentrant: bool) -> None:
+    plain, recomputing = times(Nested()), times(Recomputing(reentrant))
+    none = recomputing[NO_MODULE].backward.median if NO_MODULE in recomputing else 0
+    assert recomputing["block.0"].backward.median > none
     assert set(recomputing) - {"Recomputing"} <= set(plain) | {NO_MODULE}
