@@ -904,18 +904,33 @@ class TestHtml:
 
 
 def test_the_example_for_github_runs(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
-    assert example is not None
-    _, *commands = re.findall(r"- run: (.*)", example[1])
-    pytester.makepyfile(f"def test_it():\n    {MODEL.replace(chr(10), chr(10) + '    ')}")
+    pytest.importorskip("jinja2")
+    page = (ROOT / "docs" / "ci.md").read_text()
+    once, workflow = re.findall(r"```(?:sh|yaml)\n(.*?)```", page, re.DOTALL)[:2]
+    install, *gates = re.findall(r"- run: (.*)", workflow)
+    *written, added = once.splitlines()
+    assert added == "git add layouts.json run.json"
+    extras = re.search(r"esper-guard\[(.*?)\]", install)
+    assert extras is not None
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras[1].split(","))
+
     summary = pytester.path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    for command in commands:
-        subprocess.run(
-            ["bash", "-c", command], cwd=pytester.path, check=True, capture_output=True, timeout=120
-        )
+
+    def start(command: str) -> int:
+        options: dict[str, Any] = {"cwd": pytester.path, "capture_output": True, "timeout": 120}
+        return subprocess.run(["bash", "-c", command], check=False, **options).returncode
+
+    pytester.makepyfile(train=MODEL, test_it="def test_it():\n    import train\n")
+    assert [start(command) for command in [*written, *gates]] == [0] * 6
     assert summary.read_text().startswith("### Layout copies: passed\n")
+    assert "<html" in (pytester.path / "layouts.html").read_text()
+    summary.unlink()
+    pytester.makepyfile(train=MODEL.replace(FLAT, f"        x.reshape(-1)\n{FLAT}"))
+    assert [start(command) for command in gates] == [1, 0, 1]
+    assert summary.read_text().startswith("### Layout copies: exceeded: 1 layout copy not in the baseline\n")
 
 
 class TestFiles:
