@@ -157,6 +157,25 @@ class TestContent:
         assert "Why is this bad?" in [heading.text for heading in rule.all("h4")]
         assert not page.one(id_="f0-l4").all("section", "advice")
 
+    def test_a_copy_that_no_rule_explains(self) -> None:
+        trace = trace_of(event(line=3), event(line=5), event(kind="loss", line=4), sources=SOURCES)
+        page = page_of(trace)
+        advice = page.one(id_="f0-l5").one("section", "advice")
+        assert advice.one("h4").text == "EG901 measured-layout-copy"
+        assert "a hidden copy was measured here" in advice.text
+        assert "Help:" in advice.text
+        assert not advice.all("ins")
+        assert page.one(id_="f0-l5").one("summary").one("span", "rule").text == "EG901"
+        assert "no other rule explains" in page.one("div", id_="rule-EG901").text
+        assert not page.one(id_="f0-l4").all("section", "advice")
+
+    def test_a_copy_that_a_rule_explains_has_that_rule_alone(self) -> None:
+        text = MODEL.replace("x.softmax(1)", "x.contiguous()  # noqa: EG901")
+        page = page_of(trace_of(event(kind="explicit"), event(line=4), sources={"model.py": text}))
+        codes = {hit.attributes["id"]: [link.text for link in hit.all("a")] for hit in page.all(name="hit")}
+        assert "EG901" not in str(codes["f0-l4"])
+        assert codes["f0-l3"] == ["EG101"]
+
     def test_the_fix_fits_whatever_a_coding_cookie_says(self) -> None:
         text = f"# coding: latin-1\nname = '\u00e9\u4e2d'\n{MODEL}"
         line = page_of(trace_of(event(line=5), sources={"model.py": text})).one(id_="f0-l5")
@@ -182,7 +201,7 @@ class TestContent:
     def test_only_rules_about_copies_explain_them(self) -> None:
         text = MODEL.replace("x.softmax(1)", "x.softmax(1)  # esper-guard: ignore[EG101]")
         page = page_of(trace_of(event(line=4), sources={"model.py": text}))
-        assert not page.all("section", "advice")
+        assert [advice.one("a").text for advice in page.all("section", "advice")] == ["EG901"]
 
     def test_files_with_one_name_are_told_apart(self) -> None:
         files = [f"/{folder}/site-packages/net.py" for folder in ("one", "two")]
@@ -376,7 +395,7 @@ class TestComparison:
         ]
         assert line_changes(page)[0][6] == "model.py:3 seed = x.contiguous().detach()"
         assert "168.0 MiB, 3 copies, was line 3" in page.one("ul", "gone").text
-        assert page.one(id_="f0-l7").one("span", "badge").text == "new line"
+        assert page.one(id_="f0-l7").one("span", "since").text == "new line"
 
     def test_a_line_that_moved_past_others(self) -> None:
         text = "import torch\nfirst = 1\nsecond = 2\nthird = 3\n"

@@ -158,7 +158,7 @@ def test_filter(open_report: Open) -> None:
         "9",
         "0 B",
         "0 B",
-        "1",
+        "2",
     ]
     page.locator("#kind").select_option("copies")
     page.locator("#phase").select_option("backward")

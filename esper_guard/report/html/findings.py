@@ -1,8 +1,8 @@
-"""What the rules say about lines that copy."""
+"""What the rules say about lines that copy, and of which of them they say nothing but that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -11,9 +11,12 @@ from esper_guard.lint.engine import with_deep_stack
 from esper_guard.lint.finding import Finding
 from esper_guard.lint.fix import apply_fixes
 from esper_guard.lint.registry import all_rules
+from esper_guard.lint.rule import Rule
 from esper_guard.lint.source import Source
 from esper_guard.report.html.rules import recommended_code
 from esper_guard.report.html.text import lines_of, shortened
+from esper_guard.trace.event import LayoutEvent
+from esper_guard.trace.recorded import Run
 
 _MOST_LINES = 12
 
@@ -37,16 +40,28 @@ class Advice(NamedTuple):
     """What stands there after the fix, or the example of the rule's page."""
 
 
-def advice_on(texts: Mapping[str, str]) -> dict[str, list[Advice]]:
-    """By file, what the rules that are on by default say. A file that is no Python gets no advice."""
-    return with_deep_stack(lambda: {file: _of_file(file, text) for file, text in texts.items()})
+def advice_on(texts: Mapping[str, str], events: Iterable[LayoutEvent]) -> dict[str, list[Advice]]:
+    """By file, what the rules that are on by default say, given what happened on its lines (of ``texts``).
+
+    A file that is no Python gets no advice.
+    """
+    by_file: dict[str, list[LayoutEvent]] = {file: [] for file in texts}
+    for event in events:
+        if event.file in by_file and event.line:
+            by_file[event.file].append(event)
+    return with_deep_stack(
+        lambda: {file: _of_file(file, text, by_file[file]) for file, text in texts.items()}
+    )
 
 
-def _of_file(file: str, text: str) -> list[Advice]:
+def _of_file(file: str, text: str, events: Iterable[LayoutEvent]) -> list[Advice]:
     codes = {code for code, rule in all_rules().items() if rule.default}
+    # no calls: a page has no use for notes that a line ran, and copied nothing
+    measured = Run(tuple(events), frozenset(), text=None).in_text(text)
     try:
         # not from bytes: the text is decoded already, whatever its coding cookie says
-        found = check_source(Source(file, text), codes - {SYNTAX_ERROR, UNUSED_SUPPRESSION})
+        source = Source(file, text)
+        found = check_source(source, codes - {SYNTAX_ERROR, UNUSED_SUPPRESSION}, measured=measured)
     except Exception:  # noqa: BLE001 - no Python, or too much of it; the copies are there all the same
         return []
     return [_advice(text, finding) for finding in found]
@@ -66,8 +81,13 @@ def _advice(text: str, finding: Finding) -> Advice:
         None if finding.fix is None else finding.fix.message,
         finding.fix is not None and finding.fix.safe,
         [shortened(line) for line in removed],
-        [shortened(line) for line in added] if removed or added else recommended_code(rule),
+        [shortened(line) for line in added] if removed or added else _recommended(rule),
     )
+
+
+def _recommended(rule: type[Rule]) -> list[str]:
+    """The example of its page, unless the rule knows the cost alone: then its example is of some other line."""
+    return [] if rule.needs_trace else recommended_code(rule)
 
 
 def _change(text: str, finding: Finding) -> tuple[list[str], list[str]]:

@@ -126,7 +126,7 @@ def _files(trace: LayoutTrace, comparison: Comparison | None) -> list[File]:
     texts = texts_of(trace)
     is_light = sum(text.count("\n") for text in texts.values()) > _MANY_LINES
     copying = {event.file for event in trace.events if event.kind != "internal"}
-    advice = advice_on({file: text for file, text in texts.items() if file in copying})
+    advice = advice_on({file: text for file, text in texts.items() if file in copying}, trace.events)
     names = short_names(by_file)
     total, executed = trace.total_bytes, trace.executed
     ordered = sorted(by_file, key=lambda file: (*(-part for part in costs[file].rank), names[file]))
