@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from esper_guard.cli.profile_outputs import check_outputs, write_outputs
 from esper_guard.profiling.choices import DTYPES, HOSTS, ISOLATIONS, PARTS, SEED_KINDS, STAGES
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _FLOATS = [dtype for dtype in DTYPES if "float" in dtype]
 _SECONDS = 20.0
+_LARGEST_SEED = 2**32 - 1
+"""Of NumPy."""
+_THREADS_PER_PROCESSOR = 4
 _RENDERING = {"saved", "plot", "markdown", "json_path", "quiet", "parts", "arguments"}
 
 
@@ -38,6 +41,17 @@ class _ShapeOption(click.ParamType["Shape"]):
             return parse_shape(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _check_threads(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    """Far too many end the process in OpenMP, without a word."""
+    processors = os.cpu_count() or 1
+    most = _THREADS_PER_PROCESSOR * processors
+    if value is not None and value > most:
+        raise click.BadParameter(
+            f"{value} is too many: {most} at most, {_THREADS_PER_PROCESSOR} for each of {processors} processors"
+        )
+    return value
 
 
 class _RemembersItsArguments(click.Command):
@@ -76,7 +90,9 @@ class _RemembersItsArguments(click.Command):
     "--autocast", type=click.Choice(["bfloat16", "float16"]), help="Run the forward under autocast."
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on the CPU.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), callback=_check_threads, help="Threads of torch on the CPU."
+)
 @click.option("--rounds", type=click.IntRange(min=2), help="How often every variant is timed.")
 @click.option(
     "--time",
@@ -87,7 +103,13 @@ class _RemembersItsArguments(click.Command):
     help="Seconds to time each comparison for, without --rounds.",
 )
 @click.option("--no-time", is_flag=True, help="Bytes and copies only, which are the same in every run.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, inputs and orders.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Of weights, inputs, orders, and of what the model draws.",
+)
 @click.option(
     "--host", "hosts", type=click.Choice(HOSTS), multiple=True, help="Built-in model: the host network."
 )
@@ -129,7 +151,7 @@ class _RemembersItsArguments(click.Command):
     multiple=True,
     help="What the table and the Markdown hold; can be repeated. [default: all]",
 )
-@click.option("--json", "json_path", metavar="PATH", help="Write all figures, for --from.")
+@click.option("--json", "json_path", metavar="PATH", help="Write all figures, for --from; - prints them.")
 @click.option("--markdown", metavar="PATH", help="Write tables in Markdown; - prints them.")
 @click.option("--plot", metavar="PATH", help="Write a picture: .svg or .png.")
 @click.option(
@@ -146,44 +168,18 @@ def profile(context: click.Context, /, target: str | None, **options: Any) -> No
     esper-guard profile --host conv --host resnet --channels 64 --channels 256
 
     TARGET is a function that returns an nn.Module, or a module and its inputs, of a module that can be imported from
-    here or of a file; its arguments have to be literals. Without TARGET, the built-in host network with a SeedSlot
+    here or of a file; its arguments have to be literals. Inputs are a tuple or list of arguments, or a dict of
+    keywords; a model that takes one dict has the inputs (dict,). What the model prints goes to stderr. Without TARGET, the built-in host network with a SeedSlot
     is measured, with three ways to isolate the seed's input.
     """
-    _check_paths(options)
+    check_outputs(options)
     if options["saved"] is not None:
         _check_only_shown(context, target)
         shown = _load(options["saved"])
         trace = None
     else:
         shown, trace = _measured(context, target, options)
-    _write(shown, trace, options)
-
-
-def _check_paths(options: dict[str, Any]) -> None:
-    """Before anything is measured."""
-    for option, name in (
-        ("json_path", "json"),
-        ("markdown", "markdown"),
-        ("plot", "plot"),
-        ("trace_path", "trace"),
-    ):
-        path = options[option]
-        if path is None or (option == "markdown" and path == "-"):
-            continue
-        folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path):
-            raise click.BadParameter(f"'{path}' is a folder", param_hint=f"'--{name}'")
-        if not os.path.isdir(folder):
-            raise click.BadParameter(f"there is no folder '{folder}'", param_hint=f"'--{name}'")
-    if options["plot"] is not None:
-        if not options["plot"].lower().endswith((".svg", ".png")):
-            raise click.BadParameter(
-                f"'{options['plot']}': the name of a picture ends with .svg or .png", param_hint="'--plot'"
-            )
-        if importlib.util.find_spec("matplotlib") is None:
-            raise click.ClickException(
-                "--plot needs matplotlib: install it with pip install 'esper-guard[profile]'"
-            )
+    write_outputs(shown, trace, options)
 
 
 def _check_only_shown(context: click.Context, target: str | None) -> None:
@@ -201,18 +197,23 @@ def _check_only_shown(context: click.Context, target: str | None) -> None:
 
 
 def _load(path: Path) -> Profile:
+    from esper_guard.profiling.consistency import check_consistent
     from esper_guard.profiling.result import load_profile
 
     try:
-        return load_profile(path)
+        loaded = load_profile(path)
+        check_consistent(loaded)
     except ValueError as error:
-        raise click.ClickException(str(error)) from error
+        at = "" if str(path) in str(error) else f"{path}: "
+        raise click.ClickException(f"{at}{error}") from error
+    return loaded
 
 
 def _measured(
     context: click.Context, target: str | None, options: dict[str, Any]
 ) -> tuple[Profile, LayoutTrace]:
     from esper_guard.profiling.failures import ProfileError
+    from esper_guard.profiling.user_code import running_user_code
 
     os.environ.setdefault(
         "KINETO_LOG_LEVEL", "6"
@@ -226,8 +227,10 @@ def _measured(
             f"profiling needs {error.name}: install it with pip install 'esper-guard[torch]'"
         ) from error
     try:
-        with _progress(options["quiet"]) as progress:
-            return measure(_request(context, target, options), progress)
+        request = _request(context, target, options)
+        source = "esper-guard" if request.target is None else request.target.source
+        with _progress(options["quiet"]) as progress, running_user_code(source):
+            return measure(request, progress)
     except ProfileError as error:
         raise click.ClickException(str(error)) from error
 
@@ -287,32 +290,13 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    bar = Progress(
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,  # a thread that draws would draw in the middle of what is timed
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with bar:
         task = bar.add_task("profile", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)
-
-
-def _write(shown: Profile, trace: LayoutTrace | None, options: dict[str, Any]) -> None:
-    from esper_guard.atomic import write_atomically
-    from esper_guard.profiling.result import save_profile
-
-    if options["json_path"] is not None:
-        save_profile(shown, options["json_path"])
-    if options["trace_path"] is not None and trace is not None:
-        trace.save(options["trace_path"])
-    if options["plot"] is not None:
-        from esper_guard.profiling.plot import picture
-
-        write_atomically(options["plot"], picture(shown, Path(options["plot"]).suffix[1:].lower()))
-    if options["markdown"] is not None:
-        from esper_guard.profiling.markdown import render_markdown
-
-        text = render_markdown(shown, options["parts"] or PARTS)
-        if options["markdown"] == "-":
-            click.echo(text, nl=False)
-        else:
-            write_atomically(options["markdown"], text.encode())
-    if not options["quiet"] and options["markdown"] != "-":
-        from esper_guard.profiling.table import render_table
-
-        click.echo(render_table(shown, options["parts"] or PARTS))
+        yield lambda what, share: bar.update(task, description=what, completed=share, refresh=True)

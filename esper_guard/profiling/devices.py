@@ -20,9 +20,9 @@ def available_devices() -> list[str]:
 
 
 def check_device(device: str) -> None:
-    """Raise a ValueError that names what there is, if torch can't use a device."""
+    """Raise a ValueError that names what there is, if torch can't compute on a device; it can't on "meta"."""
     try:
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).add(1).item()
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
