@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
 
 import torch
 from msgspec.structs import replace
@@ -15,10 +16,12 @@ from esper_guard.profiling.advice import advise
 from esper_guard.profiling.builtin import BuiltIn
 from esper_guard.profiling.choices import ISOLATIONS
 from esper_guard.profiling.devices import available_devices, check_device, machine
-from esper_guard.profiling.failures import ProfileError, described
+from esper_guard.profiling.failures import USER_ERRORS, ProfileError, described
 from esper_guard.profiling.layout_copies import line_costs, trace_step
 from esper_guard.profiling.memory import memory_of
 from esper_guard.profiling.module_times import module_times
+from esper_guard.profiling.random_state import reseed
+from esper_guard.profiling.remedies import remedy
 from esper_guard.profiling.result import (
     AGAIN,
     Comparison,
@@ -33,16 +36,10 @@ from esper_guard.profiling.result import (
 )
 from esper_guard.profiling.shapes import Shape
 from esper_guard.profiling.statistics import noise_of, paired_ratio
-from esper_guard.profiling.step import NoGradientError, Step
+from esper_guard.profiling.step import NoGradientError, Step, StepError
 from esper_guard.profiling.target import Target
 from esper_guard.profiling.timing import time_steps
-from esper_guard.profiling.workload import (
-    INPUT_REMEDY,
-    Workload,
-    built_in_workload,
-    shown_inputs,
-    target_workload,
-)
+from esper_guard.profiling.workload import Workload, built_in_workload, target_workload
 from esper_guard.runtime.hazards import HAZARDS, HazardError, harden, hazard_guard
 from esper_guard.runtime.hazards.hazard import Consequence
 from esper_guard.trace.layout_trace import LayoutTrace
@@ -56,6 +53,7 @@ _MODULE_SHARE = 0.2
 """Of the time for the rounds."""
 _FORMATS: tuple[MemoryFormat, ...] = ("NCHW", "NHWC")
 _COMPILATIONS = 64
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +109,7 @@ def measure(request: Request, progress: Progress) -> tuple[Profile, LayoutTrace]
     with _prepared(request):
         number = (1 if request.target is not None else len(request.built_ins)) * len(devices)
         for workload in _workloads(request):
-            inputs = [] if request.target is None else shown_inputs(workload.inputs)
+            inputs = [] if request.target is None else workload.shown_inputs
             for device in devices:
                 at = len(comparisons)
 
@@ -176,31 +174,35 @@ def _compare(
     where = f"{workload.name} on {device}"
     progress(f"{where}: first steps", 0.0)
     steps, hardened = _running(request, workload, device, ways)
-    traces = {name: trace_step(step) for name, step in steps.items()}
+    with _guarded(request, workload, device, "when it ran once more, to be traced"):
+        traces = {name: _alike(request, trace_step, step) for name, step in steps.items()}
     lines = {name: line_costs(trace) for name, trace in traces.items()}
-    memories = {name: memory_of(step) for name, step in steps.items()}
+    with _guarded(request, workload, device, "when it ran once more, to count what it allocates"):
+        memories = {name: _alike(request, memory_of, step) for name, step in steps.items()}
     times: dict[str, Times] = {}
     modules = {}
     if request.timed:
         first = ways[0]
         again = f"{first.name} {AGAIN}"
-        timed_steps = {**steps, again: _step(request, workload, device, first)}
-        times = time_steps(
-            timed_steps,
-            request.rounds,
-            request.seconds,
-            request.seed,
-            lambda share: progress(f"{where}: rounds", 0.05 + 0.85 * share),
-        )
-        if not request.compiled:
-            modules = module_times(
-                steps,
-                lines,
-                None if request.rounds is None else min(request.rounds, _MODULE_ROUNDS),
-                request.seconds * _MODULE_SHARE,
+        timed_steps = {**steps, again: _tried_step(request, workload, device, first, ran_before=False)}
+        with _guarded(request, workload, device, "when it ran many times, to be timed"):
+            times = time_steps(
+                timed_steps,
+                request.rounds,
+                request.seconds,
                 request.seed,
-                lambda share: progress(f"{where}: modules", 0.9 + 0.1 * share),
+                lambda share: progress(f"{where}: rounds", 0.05 + 0.85 * share),
             )
+        if not request.compiled:
+            with _guarded(request, workload, device, "when it ran many times, to time its modules"):
+                modules = module_times(
+                    steps,
+                    lines,
+                    None if request.rounds is None else min(request.rounds, _MODULE_ROUNDS),
+                    request.seconds * _MODULE_SHARE,
+                    request.seed,
+                    lambda share: progress(f"{where}: modules", 0.9 + 0.1 * share),
+                )
     variants = [
         Variant(
             name=way.name,
@@ -255,33 +257,68 @@ def _tried(request: Request, workload: Workload, device: str, ways: list[_Way]) 
 
 
 def _tried_step(request: Request, workload: Workload, device: str, way: _Way, ran_before: bool) -> Step:
+    reseed(request.seed)
     try:
         step = _step(request, workload, device, way)
-    except Exception as error:
-        raise ProfileError(f"{workload.name} can't be put on {device}: {described(error)}") from error
+    except ProfileError as error:
+        raise ProfileError(f"{workload.name}: {error}") from error
+    except USER_ERRORS as error:
+        raise ProfileError(
+            f"{workload.name} can't be put on {device}: {described(error)}{_remedy(request, workload, error)}"
+        ) from error
+    only_channels_last = ran_before and way.memory_format == "NHWC"
+    guarded = _guarded(request, workload, device, only_channels_last=only_channels_last)
+    with guarded, hazard_guard(_hazards_on(step.device.type)):
+        step()
+        step()
+    return step
+
+
+def _alike(request: Request, measured: Callable[[Step], _T], step: Step) -> _T:
+    """From the same random state for every variant."""
+    reseed(request.seed)
+    return measured(step)
+
+
+@contextmanager
+def _guarded(
+    request: Request, workload: Workload, device: str, when: str = "", *, only_channels_last: bool = False
+) -> Iterator[None]:
+    """What the model raises becomes a ProfileError; what we do wrong doesn't."""
     try:
-        with hazard_guard(_hazards_on(step.device.type)):
-            step()
-            step()
-    except HazardError:
-        raise
+        yield
     except NoGradientError as error:
         raise ProfileError(
             f"nothing that {workload.name} returns needs a gradient: measure it with --inference"
         ) from error
-    except Exception as error:
-        raise ProfileError(_failed(workload, device, way, ran_before, error)) from error
-    return step
+    except StepError as error:
+        cause = error.__cause__ or error
+        if only_channels_last:
+            said = (
+                f"{workload.name} runs in NCHW on {device}, but in channels_last it raised {described(cause)}"
+            )
+        else:
+            said = f"{workload.name} raised {described(cause)} on {device} {workload.with_inputs}"
+        after = f", {when}" if when else ""
+        done = _remedy(request, workload, cause, only_channels_last, only_later=bool(when))
+        raise ProfileError(f"{said}{after}{done}") from error
 
 
-def _failed(workload: Workload, device: str, way: _Way, ran_before: bool, error: Exception) -> str:
-    shapes = ", ".join(shown_inputs(workload.inputs)) or "no tensors"
-    if ran_before and way.memory_format == "NHWC":
-        return (
-            f"{workload.name} runs in NCHW on {device}, but in channels_last it raised {described(error)}: "
-            "that line can't work on channels_last; `esper-guard check` may know the remedy (reshape instead of view)"
-        )
-    return f"{workload.name} raised {described(error)} on {device} with inputs {shapes}: {INPUT_REMEDY}"
+def _remedy(
+    request: Request,
+    workload: Workload,
+    error: BaseException,
+    only_channels_last: bool = False,
+    only_later: bool = False,
+) -> str:
+    options = {"--dtype": request.dtype, "--autocast": request.autocast}
+    return remedy(
+        error,
+        own_inputs=request.target is None or workload.own_inputs,
+        precision=[f"{option} {value}" for option, value in options.items() if value is not None],
+        only_channels_last=only_channels_last,
+        only_later=only_later,
+    )
 
 
 def _step(request: Request, workload: Workload, device: str, way: _Way) -> Step:
@@ -294,6 +331,7 @@ def _step(request: Request, workload: Workload, device: str, way: _Way) -> Step:
         dtype=None if request.dtype is None else getattr(torch, request.dtype),
         autocast=None if request.autocast is None else getattr(torch, request.autocast),
         compiled=request.compiled,
+        keywords=workload.keywords,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from esper_guard.profiling.failures import ProfileError, described
+from esper_guard.profiling.failures import USER_ERRORS, ProfileError, described
 
 _FORMS = (
     "write it as module:factory or file.py:factory, with arguments if need be: "
@@ -102,12 +102,15 @@ def _literal(text: str, node: ast.expr) -> Any:
 def load_target(target: Target) -> Any:
     """Import the module and return what the target names: what the factory made, or the object itself.
 
-    The current folder (for a file, its folder) comes first in ``sys.path``, as for ``python -m`` and ``python file``.
+    The current folder (for a file, its folder) comes first in ``sys.path``, as for ``python -m`` and ``python file``. A
+    file of a package is imported by its dotted name from the folder above the package, so that relative imports work;
+    its own folder then comes last.
 
     Raises:
-        TargetError: there is no such file, module or name, or the import or the factory raised something.
+        TargetError: there is no such file, module or name, or the import or the factory raised something or
+            exits.
     """
-    module = _module_of_file(target) if target.is_file else _module(target)
+    module = _module_of_file(target) if target.is_file else _module(target.source)
     found: Any = module
     for name in target.attribute.split("."):
         if not hasattr(found, name):
@@ -127,34 +130,47 @@ def load_target(target: Target) -> Any:
         raise TargetError(
             f"'{target.text}': {target.attribute} is a {type(found).__qualname__}, not a function"
         )
-    with_what = "" if target.called else f"; pass arguments as in {target.source}:{target.attribute}(10)"
     try:
         return found(*target.arguments, **target.keywords)
-    except Exception as error:
+    except USER_ERRORS as error:
+        with_what = (
+            f"; pass arguments as in {target.source}:{target.attribute}(10)"
+            if _lacks_arguments(error)
+            else ""
+        )
         raise TargetError(f"{target.text} raised {described(error)}{with_what}") from error
 
 
-def _module(target: Target) -> ModuleType:
+def _lacks_arguments(error: BaseException) -> bool:
+    """The factory itself, and not what it calls."""
+    below = None if error.__traceback__ is None else error.__traceback__.tb_next
+    return isinstance(error, TypeError) and below is None and " missing " in str(error)
+
+
+def _module(source: str) -> ModuleType:
     sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(target.source)
+        return importlib.import_module(source)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if target.source == missing or target.source.startswith(f"{missing}."):
+        if source == missing or source.startswith(f"{missing}."):
             raise TargetError(
                 f"there is no module '{missing}' in {os.getcwd()} or among the installed packages; "
                 "for a file write its path: folder/file.py:factory"
             ) from error
-        raise TargetError(f"importing {target.source} raised {described(error)}") from error
-    except Exception as error:
-        raise TargetError(f"importing {target.source} raised {described(error)}") from error
+        raise TargetError(f"importing {source} raised {described(error)}") from error
+    except USER_ERRORS as error:
+        raise TargetError(f"importing {source} raised {described(error)}") from error
 
 
 def _module_of_file(target: Target) -> ModuleType:
     path = os.path.abspath(target.source)
     if not os.path.isfile(path):
         raise TargetError(f"there is no file '{target.source}'")
+    packaged = _packaged(path)
+    if packaged is not None:
+        return _module_in_package(target, *packaged)
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     stem = os.path.splitext(os.path.basename(path))[0]
     name = stem if stem.isidentifier() and stem not in sys.modules else f"_esper_guard_target_{stem}"
@@ -165,10 +181,43 @@ def _module_of_file(target: Target) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise TargetError(f"running {target.source} raised {described(error)}") from error
+    except USER_ERRORS as error:
+        sys.modules.pop(name, None)
+        by_name = (
+            ": name it from the folder above its package, as in package.module:factory"
+            if isinstance(error, ImportError) and "no known parent package" in str(error)
+            else ""
+        )
+        raise TargetError(f"running {target.source} raised {described(error)}{by_name}") from error
     return module
+
+
+def _packaged(path: str) -> tuple[str, str] | None:
+    """The folder above the package that a file is in, and its dotted name from there; None if it has no such name."""
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    names = [] if name == "__init__" else [name]
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, name = os.path.split(folder)
+        names.insert(0, name)
+    in_package = os.path.isfile(os.path.join(os.path.dirname(path), "__init__.py"))
+    if not in_package or not all(map(str.isidentifier, names)):
+        return None
+    taken = sys.modules.get(names[0])
+    if taken is not None and os.path.join(folder, names[0]) not in map(
+        os.path.abspath, getattr(taken, "__path__", [])
+    ):
+        return None
+    return folder, ".".join(names)
+
+
+def _module_in_package(target: Target, root: str, name: str) -> ModuleType:
+    sys.path.insert(0, root)
+    sys.path.append(os.path.dirname(os.path.abspath(target.source)))  # last: a package may have a types.py
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except USER_ERRORS as error:
+        raise TargetError(f"importing {target.source} as {name} raised {described(error)}") from error
 
 
 def _names(module: ModuleType) -> str:

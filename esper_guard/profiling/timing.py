@@ -10,6 +10,7 @@ from typing import Final
 
 from torch.utils import benchmark
 
+from esper_guard.profiling.random_state import reseed
 from esper_guard.profiling.result import Times
 from esper_guard.profiling.statistics import FEWEST_ROUNDS
 from esper_guard.profiling.step import Step
@@ -28,7 +29,9 @@ def time_steps(
 ) -> dict[str, Times]:
     """One sample of each variant in each round, in a new random order in each.
 
-    A sample is as many steps as take 20 ms, at least one, and its time is their mean. Forward and backward are timed
+    A sample is as many steps as take the fastest variant 20 ms, at least one, and its time is their mean. All samples of
+    a round begin with the same random state, and no two rounds do, so that models that draw numbers do the same
+    work in every variant. Forward and backward are timed
     alternately, each by a timer of the standard library with the clock of `torch.utils.benchmark`, which waits for
     the accelerator. (That package's own ``Timer.timeit`` runs the statement at least twice before it reads the
     clock, and a backward can run once only.) So the backward belongs to the very forward before it; nothing is
@@ -42,19 +45,25 @@ def time_steps(
         steps: by the name of the variant.
         rounds: how many; None: as many as fit into ``seconds``, from 6 to 200.
         seconds: the time to spend if ``rounds`` is None.
-        seed: of the orders.
+        seed: of the orders, and of what the model draws.
         progress: is told the share that is done.
+
+    Raises:
+        StepError: a step raised something; see `Step`, also for what else there is.
     """
     samplers = {name: _Sampler(step) for name, step in steps.items()}
     order, shuffle = list(samplers), random.Random(seed).shuffle
     begin = time.perf_counter()
+    number = 1
     for sampler in samplers.values():
-        sampler.warm_up()
+        reseed(seed)
+        number = max(number, sampler.warm_up())
     done = 0
     while not _is_over(done, rounds, seconds, time.perf_counter() - begin):
         shuffle(order)
         for name in order:
-            samplers[name].sample()
+            reseed(seed + done)
+            samplers[name].sample(number)
         done += 1
         spent = (time.perf_counter() - begin) / seconds
         progress(min(1.0, done / rounds if rounds is not None else spent))
@@ -75,27 +84,26 @@ class _Sampler:
         self._forward = timeit.Timer(step.forward, timer=benchmark.timer)
         self._backward = timeit.Timer(step.backward, timer=benchmark.timer)
         self._whole = timeit.Timer(step, timer=benchmark.timer)
-        self._number = 1
         self.times = Times(forward=[], backward=[], step=[])
 
-    def warm_up(self) -> None:
-        """Run a little, and find out how many steps a sample needs."""
+    def warm_up(self) -> int:
+        """Run a little, and find out how many steps fill a sample."""
         for _ in range(_WARM_UP_STEPS):
             taken = self._whole.timeit(1)
-        self._number = max(1, round(SAMPLE_SECONDS / max(taken, 1e-6)))
+        return max(1, round(SAMPLE_SECONDS / max(taken, 1e-6)))
 
-    def sample(self) -> None:
-        """One sample of each part."""
+    def sample(self, number: int) -> None:
+        """One sample of each part, of that many steps."""
         forward = backward = 0.0
-        for _ in range(self._number):
+        for _ in range(number):
             self._step.forget()
             forward += self._forward.timeit(1)
             if self._step.training:
                 backward += self._backward.timeit(1)
-        self.times.forward.append(forward / self._number)
+        self.times.forward.append(forward / number)
         if self._step.training:
-            self.times.backward.append(backward / self._number)
+            self.times.backward.append(backward / number)
         if self._step.device.type == "cpu":
-            self.times.step.append((forward + backward) / self._number)
+            self.times.step.append((forward + backward) / number)
         else:
-            self.times.step.append(self._whole.timeit(self._number) / self._number)
+            self.times.step.append(self._whole.timeit(number) / number)

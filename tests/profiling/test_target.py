@@ -87,6 +87,13 @@ def needs(channels):
 def fails():
     return 1 / 0
 
+def lacks_inside():
+    return needs()
+
+def exits():
+    import sys
+    sys.exit(0)
+
 class Net(nn.Module):
     pass
 
@@ -102,11 +109,24 @@ def factories(folder: Path) -> Path:
     (folder / "sub" / "neighbour.py").write_text("")
     (folder / "broken.py").write_text("import torch\nraise KeyError('at import')\n")
     (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "quits.py").write_text("import sys\nsys.exit('bye')\n")
+    (folder / "lost.py").write_text("from .neighbour import make\n")
     (folder / "pack").mkdir()
     (folder / "pack" / "__init__.py").write_text("")
     (folder / "pack" / "models.py").write_text(
         "from torch import nn\ndef make():\n    return nn.Linear(3, 4)\n"
     )
+    (folder / "outer" / "inner").mkdir(parents=True)
+    (folder / "outer" / "__init__.py").write_text("")
+    (folder / "outer" / "inner" / "__init__.py").write_text("")
+    (folder / "outer" / "inner" / "relative.py").write_text(
+        "from ..models import make as made\nimport beside\ndef make():\n    return made()\n"
+    )
+    (folder / "outer" / "models.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Linear(3, 4)\n"
+    )
+    (folder / "outer" / "inner" / "beside.py").write_text("")
+    (folder / "outer" / "inner" / "types.py").write_text("raise KeyError('shadows the standard library')\n")
     return folder
 
 
@@ -122,6 +142,7 @@ def test_what_can_be_loaded(factories: Path) -> None:
     assert type(load("sub/factories.py:Net")).__name__ == "Net"
     assert isinstance(load(f"{factories}/sub/factories.py:make"), nn.Sequential)
     assert isinstance(load("pack.models:make"), nn.Linear)
+    assert isinstance(load("outer/inner/relative.py:make"), nn.Linear)
 
 
 def test_the_inputs_of_a_factory(factories: Path) -> None:
@@ -149,7 +170,12 @@ def test_the_inputs_of_a_factory(factories: Path) -> None:
         ("sub/factories.py:ready(1)", "ready is a module already"),
         ("sub/factories.py:number(1)", "number is a int, not a function"),
         ("sub/factories.py:number", "gives a int: it has to give an nn.Module"),
-        ("sub/factories.py:fails", r"raised ZeroDivisionError: division by zero \(.*factories.py:18\)"),
+        ("sub/factories.py:fails", r"raised ZeroDivisionError: division by zero \(sub/factories.py:18\)$"),
+        ("sub/factories.py:exits", r"raised SystemExit: 0 \(sub/factories.py:25\)$"),
+        ("sub/factories.py:lacks_inside", r"raised TypeError: .* 'channels' \(sub/factories.py:21\)$"),
+        ("quits.py:make", r"running quits.py raised SystemExit: bye \(quits.py:2\)"),
+        ("quits:make", r"importing quits raised SystemExit: bye \(quits.py:2\)"),
+        ("lost.py:make", "no known parent package.*: name it from the folder above its package"),
         ("sub/factories.py:needs", "raised TypeError.*pass arguments as in sub/factories.py:needs"),
         ("sub/factories.py:make", "gives no inputs: name their shapes, as in --input"),
         ("broken.py:make", r"running broken.py raised KeyError: 'at import' \(.*broken.py:2\)"),
