@@ -20,8 +20,12 @@ def memory_of(step: Step) -> Memory | None:
     """Of one step that has run before; None if the device doesn't count.
 
     On the CPU every call of torch's allocator, exact to the byte, as torch.profiler records it. On other devices the
-    allocator's own statistics, of the bytes that were asked for where it knows them. What libraries allocate beside
-    torch's allocator (oneDNN's scratch memory, cuDNN's handles) is in neither.
+    allocator's own statistics, of the bytes that were asked for where it knows them.
+
+    That includes what kernels ask this allocator for. On the CPU those of oneDNN do so for the operands that they reorder
+    and for their scratch memory: a convolution of 8x16x32x32 into 32 channels, kernel 3, inference, allocates 2.5 MiB in
+    NCHW and 1.03 MiB in channels_last, of which 1 MiB is the result. What libraries allocate elsewhere (cuDNN's
+    handles) is in neither.
     """
     step.forget()
     with _without_garbage():
