@@ -449,8 +449,8 @@ class TestComparison:
         )
         page = page_of(after, before)
         assert [row[2:8] for row in line_changes(page)] == [
-            ["", "", "", "1 -> 2, 1000 B -> 4.0 KiB", "", "more"],
-            ["", "", "", "", "1 -> 50, 512 B -> 512 B", "more"],
+            ["", "", "", "1 -> 2 (1000 B -> 4.0 KiB)", "", "more"],
+            ["", "", "", "", "1 -> 50 (512 B -> 512 B)", "more"],
         ]
         assert page.all("table", "compare")[0].rows() == [
             [
@@ -459,15 +459,15 @@ class TestComparison:
                 "",
                 "",
                 "",
-                "1 -> 2, 1000 B -> 4.0 KiB",
-                "1 -> 50, 512 B -> 512 B",
+                "1 -> 2 (1000 B -> 4.0 KiB)",
+                "1 -> 50 (512 B -> 512 B)",
                 "more",
                 "model.py",
             ]
         ]
         verdict = page.one("p", "verdict").text
         assert verdict.endswith(
-            ", other copies 1 -> 2, 1000 B -> 4.0 KiB, copies in kernels 1 -> 50, 512 B -> 512 B"
+            ", other copies 1 -> 2 (1000 B -> 4.0 KiB), copies in kernels 1 -> 50 (512 B -> 512 B)"
         )
         back = page_of(before, after)
         assert [row[7] for row in line_changes(back)] == ["less", "less"]

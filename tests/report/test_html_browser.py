@@ -557,6 +557,14 @@ def test_long_names_do_not_widen_the_page(open_report: Open, width: int) -> None
             .map((element) => element.outerHTML.slice(0, 80))"""
     )
     assert not beyond
+    lines = page.locator("td.n:visible").evaluate_all(
+        """(cells) => cells.map((cell) => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return new Set([...range.getClientRects()].map((line) => Math.round(line.top))).size;
+        })"""
+    )
+    assert max(lines) <= 2
 
 
 @pytest.mark.parametrize("width", [720, 900, 1280])
@@ -625,6 +633,22 @@ def test_code_scrolls_in_its_own_box(open_report: Open) -> None:
     )
     page.locator("#f0").evaluate("(box) => { box.scrollLeft = 200; }")
     assert wide(page) == 0
+
+
+def test_what_is_known_of_a_line_stays_in_view_when_code_scrolls(open_report: Open) -> None:
+    page = open_report(small(), width=360)
+    page.locator("details.file > summary").first.click()
+    page.locator("#f0-l3 > summary").click()
+    page.locator("#f0").evaluate("(box) => { box.scrollLeft = 300; }")
+    about, code = page.locator("#f0-l3 .about").bounding_box(), page.locator("#f0").bounding_box()
+    assert about is not None
+    assert code is not None
+    assert about["x"] == pytest.approx(code["x"], abs=1)
+    assert about["x"] + about["width"] <= 360
+    ends = page.locator("#f0 .line:visible").evaluate_all(
+        "(lines) => lines.map((line) => Math.round(line.getBoundingClientRect().right))"
+    )
+    assert len(set(ends)) == 1
 
 
 def test_print(open_report: Open) -> None:

@@ -46,7 +46,7 @@ class Change(NamedTuple):
 
     @property
     def other(self) -> str:
-        """Copies of strides only: ``"1 -> 2, 1.0 KiB -> 4.0 KiB"``; empty if there are none."""
+        """Copies of strides only: ``"1 -> 2 (1.0 KiB -> 4.0 KiB)"``; empty if there are none."""
         before, after = self.before, self.after
         return _counted(before.other_copies, after.other_copies, before.other_bytes, after.other_bytes)
 
@@ -67,7 +67,7 @@ class Comparison(NamedTuple):
     losses: str
     """``"4 -> 10"``."""
     apart: list[tuple[str, str]]
-    """What is counted apart and not the same: ``("other copies", "1 -> 2, 1.0 KiB -> 4.0 KiB")``."""
+    """What is counted apart and not the same: ``("other copies", "1 -> 2 (1.0 KiB -> 4.0 KiB)")``."""
     files: list[Change]
     lines: list[Change]
     by_line: dict[tuple[str, int], Change]
@@ -267,7 +267,7 @@ def _percent(before: int, after: int) -> str:
 def _counted(copies: int, copies_after: int, size: int, size_after: int) -> str:
     if not copies and not copies_after:
         return ""
-    return f"{copies} -> {copies_after}, {format_size(size)} -> {format_size(size_after)}"
+    return f"{copies} -> {copies_after} ({format_size(size)} -> {format_size(size_after)})"
 
 
 def _times(events: Iterable[LayoutEvent]) -> int:
