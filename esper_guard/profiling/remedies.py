@@ -42,7 +42,7 @@ def remedy(
         only_later: the same step ran before.
     """
     text = str(error)
-    if isinstance(error, MemoryError) or _MEMORY.search(text):
+    if is_out_of_memory(error):
         return ": give smaller inputs"
     if only_later:
         return ": a step has to run many times"
@@ -62,3 +62,8 @@ def remedy(
     if not (counted or shaped) or only_channels_last:
         return ""
     return ": the inputs are those that the factory gives" if own_inputs else f": {_INPUTS}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the machine."""
+    return isinstance(error, MemoryError) or _MEMORY.search(str(error)) is not None

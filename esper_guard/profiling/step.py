@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_guard.profiling.failures import USER_ERRORS, ProfileError, first_line
+from esper_guard.profiling.remedies import is_out_of_memory
 from esper_guard.profiling.structure import copy_with, gradient_of_mean_square, tensors_in
 from esper_guard.runtime.formats import CHANNELS_LAST_FORMATS, has_strides
 from esper_guard.runtime.hazards import HazardError
@@ -139,13 +140,15 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy_as_written(model, "esper-guard profile")
     except TypeError as error:
-        reason = first_line(error.__cause__ or error)
-        remedy = (
-            "; torch.nn.utils.parametrizations.weight_norm instead of torch.nn.utils.weight_norm can be, and "
-            "so can a module without tensors of a graph in its attributes"
-            if "graph leaves" in reason
-            else ""
-        )
+        cause = error.__cause__ or error
+        reason, remedy = first_line(cause), ""
+        if "graph leaves" in reason:
+            remedy = (
+                "; torch.nn.utils.parametrizations.weight_norm instead of torch.nn.utils.weight_norm can be, and "
+                "so can a module without tensors of a graph in its attributes"
+            )
+        elif is_out_of_memory(cause):
+            remedy = "; a smaller model could be, or --no-time makes one copy fewer"
         raise ProfileError(
             f"each variant needs a copy of the model, but copy.deepcopy can't copy this {type(model).__qualname__}: "
             f"{reason}{remedy}"

@@ -17,6 +17,7 @@ from esper_guard.profiling.step import Step
 
 SAMPLE_SECONDS: Final = 0.02
 MOST_ROUNDS: Final = 200
+_LONGEST_SAMPLE: Final = 0.2
 _WARM_UP_STEPS: Final = 2
 
 
@@ -29,13 +30,13 @@ def time_steps(
 ) -> dict[str, Times]:
     """One sample of each variant in each round, in a new random order in each.
 
-    A sample is as many steps as take the fastest variant 20 ms, at least one, and its time is their mean. All samples of
-    a round begin with the same random state, and no two rounds do, so that models that draw numbers do the same
-    work in every variant. Forward and backward are timed
-    alternately, each by a timer of the standard library with the clock of `torch.utils.benchmark`, which waits for
-    the accelerator. (That package's own ``Timer.timeit`` runs the statement at least twice before it reads the
-    clock, and a backward can run once only.) So the backward belongs to the very forward before it; nothing is
-    subtracted, and no graph is kept for a second backward, which compiled code would refuse.
+    A sample is as many steps as take the fastest variant 20 ms, and none more than 0.2 s, at least one; its time is
+    their mean. All samples of a round begin with the same random state, and each round with another, so that a model
+    that draws numbers does the same work in every variant. Forward and backward are timed alternately, each by a
+    timer of the standard library with the clock of `torch.utils.benchmark`, which waits for the accelerator. (That
+    package's own ``Timer.timeit`` runs the statement at least twice before it reads the clock, and a backward can run
+    once only.) So the backward belongs to the very forward before it; nothing is subtracted, and no graph is kept for
+    a second backward, which compiled code would refuse.
     Freeing the graph counts to the backward, setting gradients to None counts to neither.
 
     The step on the CPU is the sum of the halves. An accelerator may work on one half while the other is being launched, so
@@ -54,10 +55,11 @@ def time_steps(
     samplers = {name: _Sampler(step) for name, step in steps.items()}
     order, shuffle = list(samplers), random.Random(seed).shuffle
     begin = time.perf_counter()
-    number = 1
+    taken = []
     for sampler in samplers.values():
         reseed(seed)
-        number = max(number, sampler.warm_up())
+        taken.append(sampler.warm_up())
+    number = max(1, round(min(SAMPLE_SECONDS / min(taken), _LONGEST_SAMPLE / max(taken))))
     done = 0
     while not _is_over(done, rounds, seconds, time.perf_counter() - begin):
         shuffle(order)
@@ -86,11 +88,11 @@ class _Sampler:
         self._whole = timeit.Timer(step, timer=benchmark.timer)
         self.times = Times(forward=[], backward=[], step=[])
 
-    def warm_up(self) -> int:
-        """Run a little, and find out how many steps fill a sample."""
+    def warm_up(self) -> float:
+        """Run a little, and return the seconds that a step takes."""
         for _ in range(_WARM_UP_STEPS):
             taken = self._whole.timeit(1)
-        return max(1, round(SAMPLE_SECONDS / max(taken, 1e-6)))
+        return max(taken, 1e-6)
 
     def sample(self, number: int) -> None:
         """One sample of each part, of that many steps."""

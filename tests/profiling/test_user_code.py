@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,9 @@ from tests.profiling.conftest import Command
 
 MODELS = """\
 import argparse
+import os
 import sys
+import threading
 
 import numpy
 import torch
@@ -49,6 +55,18 @@ class Interrupted(Conv):
 class Printing(Conv):
     def forward(self, images):
         print("a step")
+        return super().forward(images)
+
+
+class Moving(Conv):
+    def forward(self, images):
+        os.chdir("/")
+        return super().forward(images)
+
+
+class Watching(Conv):
+    def forward(self, images):
+        print("threads:", [type(thread).__name__ for thread in threading.enumerate()])
         return super().forward(images)
 
 
@@ -121,11 +139,11 @@ def models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["Exits"], "models.py:Exits raised SystemExit: enough (models.py:23) on cpu with inputs 2x3x4x4 float32"),
-        (["Third"], "raised ValueError: once too often (models.py:53) on cpu with inputs 2x3x4x4 float32, when it ran "
+        (["Exits"], "models.py:Exits raised SystemExit: enough (models.py:25) on cpu with inputs 2x3x4x4 float32"),
+        (["Third"], "raised ValueError: once too often (models.py:67) on cpu with inputs 2x3x4x4 float32, when it ran "
             "once more, to be traced: a step has to run many times"),
         (["fifth", "--rounds", "2"], "when it ran many times, to be timed: a step has to run many times"),
-        (["Thrice", "--rounds", "2"], "out of memory"),
+        (["Thrice", "--rounds", "2"], "can't copy this Thrice: out of memory; a smaller model could be, or --no-time"),
         (["Backward"], "raised LookupError: in the backward (models.py:"),
         (["Lazy"], "with inputs 2x3x4x4 float32, when its lazy modules were to make their weights: give the inputs"),
     ],
@@ -158,6 +176,32 @@ def test_a_target_has_arguments_and_a_stdout_of_its_own(command: Command) -> Non
     assert "a step" not in done.stdout
     assert "imported ['models.py']\na step\n" in done.stderr
     assert sys.argv is before
+
+
+@pytest.mark.usefixtures("models")
+def test_a_target_that_changes_the_folder(command: Command, folder: Path) -> None:
+    done = command("models.py:Moving", *SHAPE, "--no-time", "--json", "p.json")
+    assert done.exit_code == 0, done.output
+    assert (folder / "p.json").is_file()
+    assert Path.cwd() == folder
+
+
+@pytest.mark.usefixtures("models")
+def test_nothing_draws_the_bar_while_the_model_runs(run: Run) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    done = run("profile", "models.py:Watching", *SHAPE, "--no-time", "--json", "-", stderr=theirs,
+               stdout=subprocess.PIPE, capture_output=False, env={"TERM": "xterm"})  # fmt: skip
+    os.close(theirs)
+    drawn = b""
+    with suppress(OSError):  # which is how Linux says that the other end is closed
+        while more := os.read(ours, 2**16):
+            drawn += more
+    os.close(ours)
+    assert json.loads(done.stdout)["format"] == "esper-guard profile"
+    assert b"first steps" in drawn
+    assert b"threads: ['_MainThread']" in drawn
+    assert b"Refresh" not in drawn
 
 
 @pytest.mark.usefixtures("models")
