@@ -109,7 +109,9 @@ def test_workloads_are_named_by_what_they_differ_in(command: Command) -> None:
     done = command(*sizes, *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
     assert "\nall: training, conv seed, images 2x3x8x8\n" in done.output
     assert "| conv host, features 2x8x8x8 | NHWC copy | +4.0 KiB (1x) |" in done.output
-    assert done.output.endswith("Not a byte more: NCHW copy (everywhere); NHWC copy (tokens host, features 2x4x8).\n")
+    assert done.output.endswith(
+        "Not a byte more: NCHW copy (everywhere); NHWC copy (tokens host, features 2x4x8).\n"
+    )
     one = command(*sizes[2:], *isolations, "--no-time", "--device", "cpu", "--markdown", "-")
     assert "\ntokens host, training, conv seed, images 2x3x8x8, features 2x4x8\n" in one.output
     assert one.output.endswith("Not a byte more: NCHW copy; NHWC copy.\n")
