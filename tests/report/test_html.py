@@ -324,6 +324,16 @@ class TestContent:
             assert "password" not in page
             assert "can&#39;t be read here" in page or "can't be read here" in page
 
+    def test_nor_one_that_other_code_has_looked_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "secret.txt").write_text("password = 1\n")
+        (tmp_path / "on_the_path").mkdir()
+        monkeypatch.setattr(linecache, "cache", {})
+        monkeypatch.syspath_prepend(tmp_path / "on_the_path")
+        assert linecache.getlines("../secret.txt") == ["password = 1\n"]
+        assert "password" not in render_html(trace_of(event(file="../secret.txt", line=1)))
+
     def test_no_link_leads_out_of_the_project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "project").mkdir()
         (tmp_path / "secret.py").write_text("password = 1\n")

@@ -134,8 +134,12 @@ def file_of(
     """
     codes = [] if text is None else highlighted(text)
     plain = [] if text is None else lines_of(text)
+    by_line: dict[int, list[Advice]] = {}
+    for item in advice:
+        for line in range(item.first, item.last + 1):
+            by_line.setdefault(line, []).append(item)
     hits = {
-        line: _hit(line, codes, plain, of_line, total, advice, changes.get(line))
+        line: _hit(line, codes, plain, of_line, total, by_line.get(line, []), changes.get(line))
         for line, of_line in sorted(events.items())
     }
     cost = Cost.of(event for of_line in events.values() for _, event in of_line)
@@ -171,7 +175,7 @@ def _hit(
     plain: Sequence[str],
     events: Sequence[Numbered],
     total: int,
-    advice: Sequence[Advice],
+    advice: list[Advice],
     change: Change | None,
 ) -> Hit:
     cost = Cost.of(event for _, event in events)
@@ -185,7 +189,7 @@ def _hit(
         margin=margin_of(cost),
         groups=groups_of(events, plain[line - 1].strip() if is_there else ""),
         tests=tests_of(events),
-        advice=[item for item in advice if item.first <= line <= item.last],
+        advice=advice,
         change=change,
     )
 

@@ -50,7 +50,9 @@ def _read(file: str) -> str | None:
 
 def _is_typed(file: str) -> bool:
     """In this process: cells of notebooks, which have names of files that are not there."""
-    return file in linecache.cache and not os.path.exists(file)
+    known = linecache.cache.get(file, ())
+    has_time = len(known) != 4 or known[1] is not None  # as what was read from files has
+    return not has_time and not os.path.exists(file)
 
 
 def _is_ours(path: str) -> bool:
