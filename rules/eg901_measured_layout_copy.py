@@ -91,14 +91,15 @@ class MeasuredLayoutCopy(Rule):
 
     def _found(self, source: Source, row: int, copies: Sequence[LayoutEvent]) -> Finding:
         from esper_guard.lint.measured import measurement_of
-        from esper_guard.operators import why_lost
+        from esper_guard.trace.table import remedy, why
 
         worst = max(copies, key=lambda event: event.bytes)
         text = source.line(row)
         start = source.offset(row, 1) + len(text) - len(text.lstrip())
         what = f"{_ARTICLE[worst.kind]} copy was measured here, in the {worst.phase}"
         message = f"{what}: {worst.operator}, {worst.source} -> {worst.destination}"
-        why = None if worst.phase == "backward" else why_lost(worst.operator, worst.device, text)
+        reason, instead = why(worst, text), remedy(worst, text)
+        message += "" if reason is None else f"; {reason}"
         return Finding(
             self.code,
             self.name,
@@ -106,7 +107,7 @@ class MeasuredLayoutCopy(Rule):
             message,
             source.location(start),
             source.location(start + len(text.strip())),
-            help=why or _advice(worst),
+            help=_advice(worst) if instead is None else f"write instead: {instead}",
             measured=measurement_of(copies),
         )
 

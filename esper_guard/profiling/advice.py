@@ -163,7 +163,8 @@ def _remedy(line: LineCost) -> str | None:
     if line.help is not None:
         return f" {line.rule}: {line.help.rstrip('.')}."
     if line.why is not None:
-        return f" Why: {line.why}."
+        instead = "" if line.remedy is None else f" Write instead: {line.remedy}."
+        return f" Why: {line.why}.{instead}"
     if line.finding is not None:
         return f" {line.rule}: {line.finding.rstrip('.')}."
     if line.kind == "explicit":

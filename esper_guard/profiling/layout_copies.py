@@ -13,7 +13,7 @@ from esper_guard.runtime.tracing import trace_layouts
 from esper_guard.trace.baseline import name_of
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
-from esper_guard.trace.table import costliest, why
+from esper_guard.trace.table import costliest, remedy, why
 
 
 def trace_step(step: Step) -> LayoutTrace:
@@ -60,6 +60,7 @@ def line_costs(trace: LayoutTrace) -> list[LineCost]:
                 finding=found.message if found is not None and explained else None,
                 help=found.help if found is not None and explained else None,
                 why=why(event, _text(event)),
+                remedy=remedy(event, _text(event)),
             )
         )
     return costs

@@ -83,6 +83,8 @@ class LineCost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What that rule says is the remedy."""
     why: str | None = None
     """Why the operator lost the format, where no rule flags the line."""
+    remedy: str | None = None
+    """What to write instead, where that is known (`esper_guard.operators.remedy_for`)."""
 
     @property
     def place(self) -> str:

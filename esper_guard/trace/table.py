@@ -69,16 +69,15 @@ def _reasons(trace: LayoutTrace) -> list[str]:
         if reason is None:
             continue
         places.setdefault(reason, {})[_relative(event.location)] = None
-        written = event.phase != "backward" and len(event.shape) == 4  # as the remedies are
-        remedy = remedy_for(event.operator, event.device, text) if written else None
-        if remedy is not None:
-            remedies.setdefault(reason, {})[remedy] = None
+        instead = remedy(event, text)
+        if instead is not None:
+            remedies.setdefault(reason, {})[instead] = None
     return [
         line
         for reason, several in places.items()
         for line in (
             f"why: {_enumerated(list(several))}: {reason}",
-            *(f"  write instead: {remedy}" for remedy in remedies.get(reason, ())),
+            *(f"  write instead: {instead}" for instead in remedies.get(reason, ())),
         )
     ]
 
@@ -99,6 +98,12 @@ def why(event: LayoutEvent, line: str) -> str | None:
     if not event.leaves_channels_last or event.kind == "explicit" or of_a_gradient:
         return None
     return why_lost(event.operator, event.device, line)
+
+
+def remedy(event: LayoutEvent, line: str) -> str | None:
+    """What to write instead of what lost the format, if that is known: of a forward over images."""
+    written = event.phase != "backward" and len(event.shape) == 4  # as the remedies are
+    return remedy_for(event.operator, event.device, line) if written else None
 
 
 def render_costs(

@@ -253,8 +253,18 @@ class TestUnexplained:
             {"row": row, "column": 5},
             {"row": row, "column": 37},
         )
-        assert "a hidden copy was measured here, in the forward: aten.clone.default" in finding["message"]
-        assert "reshape" in finding["help"]
+        assert finding["message"] == (
+            "a hidden copy was measured here, in the forward: aten.clone.default, channels_last -> nchw; reshape (no view "
+            "will do) writes NCHW whatever it reads (CPU)"
+        )
+        assert finding["help"].startswith("write instead: before a Linear: x.permute(0, 2, 3, 1).flatten(1)")
+
+    def test_what_to_write_instead(self, tmp_path: Path) -> None:
+        record(tmp_path, "def f(x):\n    return x.contiguous()\n", "f(nhwc)")
+        (finding,) = found(tmp_path, "--trace=trace.json")
+        assert finding["help"] == (
+            "write instead: x.contiguous(memory_format=torch.channels_last) (or without it)"
+        )
 
     def test_an_explained_line_is_not_repeated_even_if_it_is_silenced(self, tmp_path: Path) -> None:
         source = "def f(x):\n    return x.contiguous().detach()  # noqa: EG101\n"

@@ -64,7 +64,7 @@ def test_the_bytes_are_part_of_the_verdict() -> None:
 def test_lines_with_what_helps() -> None:
     lines = [
         line(rule="EG101", finding="copies", help="write `x.detach()`."),
-        line(line=9, text="", why="softmax writes NCHW (CPU)"),
+        line(line=9, text="", why="softmax writes NCHW (CPU)", remedy="y"),
         line(line=11, rule="EG201", finding="thrown away"),
         line(line=12, kind="explicit", text="x = x.contiguous()"),
         line(line=13, kind="loss", operator="aten.cat.default", why="cat writes NCHW (CPU)"),
@@ -72,7 +72,7 @@ def test_lines_with_what_helps() -> None:
     ]
     assert judged(0.7, 0.8, lines)[2:8] == [
         "model.py:7 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG101: write `x.detach()`.",
-        "model.py:9 copies 512.0 KiB a step (channels_last -> nchw). Why: softmax writes NCHW (CPU).",
+        "model.py:9 copies 512.0 KiB a step (channels_last -> nchw). Why: softmax writes NCHW (CPU). Write instead: y.",
         "model.py:11 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG201: thrown away.",
         "model.py:12 `x = x.contiguous()` copies 512.0 KiB a step (channels_last -> nchw). The line asks for it: leave it "
         "out unless something there needs NCHW.",
