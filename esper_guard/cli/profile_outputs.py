@@ -149,11 +149,7 @@ def _write_markdown(shown: Profile, parts: tuple[str, ...], path: str) -> None:
 
 
 def _write_picture(shown: Profile, path: str) -> None:
-    import matplotlib
-
     from esper_guard.atomic import write_atomically
     from esper_guard.profiling.plot import picture
 
-    with matplotlib.rc_context({"text.parse_math": False}):  # names of targets may hold dollars
-        drawn = picture(shown, Path(path).suffix[1:].lower())
-    write_atomically(path, drawn)
+    write_atomically(path, picture(shown, Path(path).suffix[1:].lower()))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from esper_guard.profiling.random_state import reseed
 from esper_guard.profiling.result import LineCost, ModuleTime, Spread
 from esper_guard.profiling.statistics import spread
 from esper_guard.profiling.step import Step
@@ -64,6 +65,7 @@ def module_times(
     for done in range(1, most + 1):
         shuffle(order)
         for name in order:
+            reseed(seed + done)
             samples[name].append(_profiled(steps[name]))
         spent = time.perf_counter() - begin
         progress(done / most)
