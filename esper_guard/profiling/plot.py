@@ -30,8 +30,9 @@ def picture(profile: Profile, suffix: str) -> bytes:
         (comparison, variant) for comparison in profile.comparisons for variant in comparison.variants
     ]
     timed = any(variant.times is not None for _, variant in variants)
-    settings = {"svg.hashsalt": "esper-guard", "font.size": 9.0, "text.parse_math": False}  # dollars are text
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "esper-guard", "font.size": 9.0, "text.parse_math": False}  # dollars are text
+    ):
         figure = Figure(figsize=(11.0 if timed else 8.0, 1.8 + 0.55 * len(variants)), layout="constrained")
         axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
         if timed:
