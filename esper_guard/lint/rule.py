@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -137,7 +137,7 @@ class Rule:
     @classmethod
     def documentation(cls) -> str:
         """The Markdown that ``esper-guard rule CODE`` shows."""
-        return inspect.cleandoc(sys.modules[cls.__module__].__doc__ or "")
+        return inspect.cleandoc(importlib.import_module(cls.__module__).__doc__ or "")
 
     @classmethod
     def summary(cls) -> str:
