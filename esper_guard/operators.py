@@ -28,6 +28,8 @@ __all__ = [
 
 _MADE_BY_MANY: Final = frozenset({"clone", "_to_copy", "copy_"})
 """A copy says nothing about what made it."""
+_FLATTENS: Final = re.compile(r"\breshape\((?:[^(),]|\([^()]*\)|\[[^\]]*\])+,\s*-1\s*\)")
+"""``x.reshape(x.shape[0], -1)``."""
 _LOSE_NOTHING: Final = frozenset({Effect.KEEPS, Effect.ANY})
 
 
@@ -110,7 +112,10 @@ def remedy_for(operator: str, device: str, text: str) -> str | None:
         An expression of a 4-D image ``x``, or a phrase; None where nothing is known, or the line may mean several
         operators.
     """
-    found = {_remedies().get((case.name, case.when)) for case in _lost(operator, device, text)}
+    named = _lost(operator, device, text)
+    if any(case.name == "reshape" for case in named) and not _FLATTENS.search(text):
+        return None  # only what flattens is known to have one
+    found = {_remedies().get((case.name, case.when)) for case in named}
     return found.pop() if len(found) == 1 else None
 
 

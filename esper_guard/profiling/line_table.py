@@ -9,9 +9,9 @@ from esper_guard.trace.sizes import format_size
 
 
 def line_cells(lines: Iterable[LineCost], rows: int) -> list[tuple[str, ...]]:
-    """Copies between memory formats first, those of strides only last; the same in several modules is one row."""
+    """Copies between memory formats and losses; the same in several modules is one row. The header alone if there are none."""
     groups: dict[tuple[str, ...], list[LineCost]] = {}
-    for line in lines:
+    for line in filter(concerns_formats, lines):
         groups.setdefault((line.place, kind_of(line), line.operator), []).append(line)
     cells: list[tuple[str, ...]] = [("bytes", "times", "kind", "operator", "where", "line")]
     for (place, kind, operator), several in list(groups.items())[:rows]:
@@ -22,12 +22,14 @@ def line_cells(lines: Iterable[LineCost], rows: int) -> list[tuple[str, ...]]:
     return cells
 
 
+def concerns_formats(line: LineCost) -> bool:
+    """Whether it copies between memory formats or loses one, and does not merely change strides."""
+    return line.changes_format or not line.is_copy
+
+
 def kind_of(line: LineCost) -> str:
     """``"hidden, backward"``."""
-    parts: list[str] = [line.kind]
-    parts += [] if line.changes_format or not line.is_copy else ["strides only"]
-    parts += [] if line.phase == "forward" else [line.phase]
-    return ", ".join(parts)
+    return line.kind if line.phase == "forward" else f"{line.kind}, {line.phase}"
 
 
 def _modules(lines: Iterable[LineCost]) -> str:

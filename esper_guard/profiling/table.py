@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from esper_guard.profiling.choices import PARTS
 from esper_guard.profiling.isolation_table import has_isolations, isolation_cells
-from esper_guard.profiling.line_table import line_cells
+from esper_guard.profiling.line_table import concerns_formats, line_cells
 from esper_guard.profiling.module_table import doubt_about_modules, module_cells
 from esper_guard.profiling.result import (
     Comparison,
@@ -90,12 +90,8 @@ def _tables(comparison: Comparison, parts: Collection[str]) -> list[tuple[str, C
 
 
 def with_lines(comparison: Comparison) -> list[Variant]:
-    """Variants whose lines are worth showing: channels_last, and NCHW if it copies between memory formats, too."""
-    return [
-        variant
-        for variant in comparison.variants
-        if variant.lines and (variant.memory_format == "NHWC" or variant.copies)
-    ]
+    """Variants with lines that concern memory formats."""
+    return [variant for variant in comparison.variants if any(map(concerns_formats, variant.lines))]
 
 
 def byte_cells(comparison: Comparison) -> Cells:

@@ -9,7 +9,7 @@ from esper_guard.report.text import shown
 
 MOST = 200
 """How many characters of a text are shown."""
-_SPECIAL = re.compile(r"[\\<>&*#\[\]$~]|(?<!\w)_|_(?!\w)")
+_SPECIAL = re.compile(r"[\\<&*#\[\]$~]|(?<!\w)_|_(?!\w)")
 """What could mean something in a paragraph."""
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 _TICKS = 79

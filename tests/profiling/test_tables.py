@@ -36,6 +36,9 @@ def test_the_same_line_in_several_modules_is_one_row() -> None:
 def test_lines_of_nchw_are_shown_if_they_copy_between_formats() -> None:
     quiet = comparison([variant("NCHW", [line(changes_format=False)]), variant("NHWC", [line()])])
     assert "lines, NCHW" not in render_table(profile(quiet))
+    assert line_cells([line(changes_format=False), line(kind="loss", line=8)], 10)[1:] == [
+        ("", "1", "loss", "aten.clone.default", "model.py:8 (head)", "x = x.reshape(8, -1)")
+    ]
     both = comparison([variant("NCHW", [line()]), variant("NHWC", [line()])])
     assert "lines, NCHW" in render_table(profile(both))
 

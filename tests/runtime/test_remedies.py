@@ -113,6 +113,8 @@ def test_each_is_of_an_operator_that_loses_something() -> None:
         ("aten.pow.Scalar", "2 ** x", "torch.pow(torch.tensor(base), x)"),
         ("aten.index.Tensor", "x[:, kept]", "x.permute(0, 2, 3, 1)[..., index].permute(0, 3, 1, 2) (along channels)"),
         ("aten.clone.default", "x.flatten(1)", "before a Linear: x.permute(0, 2, 3, 1).flatten(1) (with the columns of its weight reordered to match, once)"),
+        ("aten.clone.default", "x.reshape(len(x), -1)", "before a Linear: x.permute(0, 2, 3, 1).flatten(1) (with the columns of its weight reordered to match, once)"),
+        ("aten.clone.default", "x.reshape(n, c // 2, 2, h, w)", None),
         ("aten.clone.default", "", None),
         ("aten.clone.default", "F.instance_norm(x)", None),
         ("aten.grid_sampler_2d.default", "F.grid_sample(x, grid)", None),
