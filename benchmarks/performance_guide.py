@@ -3,8 +3,8 @@
     python benchmarks/performance_guide.py [--bytes] [--only WORD] [PATH]
 
 ``--bytes`` leaves out what is timed: the other tables are the same on every machine with the same torch. ``--only``
-measures the tables whose command has this word. All of it takes about ten minutes on two cores; nothing else should
-run meanwhile.
+measures the tables whose command has this word. All of it takes about a quarter of an hour on two cores, and needs timm;
+nothing else should run meanwhile.
 
 A table stands between ``<!-- measured -->`` and ``<!-- /measured -->``: its command in a ``sh`` block, and what that
 prints.
@@ -19,7 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-GUIDE = Path(__file__).resolve().parent.parent / "docs" / "performance-guide.md"
+ROOT = Path(__file__).resolve().parent.parent
+GUIDE = ROOT / "docs" / "performance-guide.md"
 TABLE = re.compile(r"<!-- measured -->\n```sh\n(?P<command>[^\n]+)\n```\n.*?<!-- /measured -->", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ def measured(command: str) -> str:
     words = shlex.split(command)
     assert words[:2] == ["esper-guard", "profile"], command
     program = [sys.executable, "-m", "esper_guard", *words[1:]]
-    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     shown = done.stdout.removeprefix(f"```sh\n{command}\n```\n").strip()
     return f"<!-- measured -->\n```sh\n{command}\n```\n\n{shown}\n<!-- /measured -->"
 

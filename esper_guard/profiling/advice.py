@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from esper_guard.profiling.choices import ISOLATIONS
+from esper_guard.profiling.line_table import modules_of
 from esper_guard.profiling.result import Comparison, LineCost, Machine, Noise, Ratio, Settings, Variant
 from esper_guard.profiling.statistics import FEWEST_ROUNDS, is_faster, is_quiet, is_slower
 from esper_guard.trace.sizes import format_size
@@ -155,6 +156,8 @@ def _about_place(lines: list[LineCost]) -> str:
         does = "loses channels_last in the backward: its gradient is NCHW"
     else:
         does = "loses channels_last: its result is NCHW"
+    modules = modules_of(lines)
+    does += f", in {modules}" if modules else ""
     remedy = next((sentence for sentence in map(_remedy, lines) if sentence is not None), "")
     return f"{lines[0].place}{code} {does} ({', '.join(states)}).{remedy}"
 

@@ -18,7 +18,9 @@ def line_cells(lines: Iterable[LineCost], rows: int) -> list[tuple[str, ...]]:
         first = several[0]
         size = "" if first.kind == "loss" else format_size(sum(line.bytes for line in several))
         times = sum(line.count for line in several)
-        cells.append((size, str(times), kind, operator, f"{place}{_modules(several)}", first.text))
+        modules = modules_of(several)
+        where = f"{place} ({modules})" if modules else place
+        cells.append((size, str(times), kind, operator, where, first.text))
     return cells
 
 
@@ -32,8 +34,8 @@ def kind_of(line: LineCost) -> str:
     return line.kind if line.phase == "forward" else f"{line.kind}, {line.phase}"
 
 
-def _modules(lines: Iterable[LineCost]) -> str:
+def modules_of(lines: Iterable[LineCost]) -> str:
+    """``"stages.2.1 and 2 more"``; empty if none is known."""
     modules = list(dict.fromkeys(line.module for line in lines if line.module is not None))
-    if not modules:
-        return ""
-    return f" ({modules[0]})" if len(modules) == 1 else f" ({modules[0]} and {len(modules) - 1} more)"
+    more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
+    return f"{modules[0]}{more}" if modules else ""

@@ -71,13 +71,13 @@ def test_lines_with_what_helps() -> None:
         line(line=14),
     ]
     assert judged(0.7, 0.8, lines)[2:8] == [
-        "model.py:7 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG101: write `x.detach()`.",
-        "model.py:9 copies 512.0 KiB a step (channels_last -> nchw). Why: softmax writes NCHW (CPU). Write instead: y.",
-        "model.py:11 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw). EG201: thrown away.",
-        "model.py:12 `x = x.contiguous()` copies 512.0 KiB a step (channels_last -> nchw). The line asks for it: leave it "
+        "model.py:7 `x = x.reshape(8, -1)` copies 512.0 KiB a step, in head (channels_last -> nchw). EG101: write `x.detach()`.",
+        "model.py:9 copies 512.0 KiB a step, in head (channels_last -> nchw). Why: softmax writes NCHW (CPU). Write instead: y.",
+        "model.py:11 `x = x.reshape(8, -1)` copies 512.0 KiB a step, in head (channels_last -> nchw). EG201: thrown away.",
+        "model.py:12 `x = x.contiguous()` copies 512.0 KiB a step, in head (channels_last -> nchw). The line asks for it: leave it "
         "out unless something there needs NCHW.",
-        "model.py:14 `x = x.reshape(8, -1)` copies 512.0 KiB a step (channels_last -> nchw).",
-        "model.py:13 `x = x.reshape(8, -1)` loses channels_last: its result is NCHW (channels_last -> nchw). "
+        "model.py:14 `x = x.reshape(8, -1)` copies 512.0 KiB a step, in head (channels_last -> nchw).",
+        "model.py:13 `x = x.reshape(8, -1)` loses channels_last: its result is NCHW, in head (channels_last -> nchw). "
         "Why: cat writes NCHW (CPU).",
     ]
 
@@ -116,9 +116,9 @@ def test_gradients_in_another_format() -> None:
         line(kind="loss", phase="backward"),
     ]
     assert judged(0.7, 0.8, lines)[2:4] == [
-        "parameter position has a gradient in another format, of which 512.0 KiB are copied a step (channels_last -> "
+        "parameter position has a gradient in another format, of which 512.0 KiB are copied a step, in head (channels_last -> "
         "channels_last).",
-        "model.py:7 `x = x.reshape(8, -1)` loses channels_last in the backward: its gradient is NCHW (channels_last -> "
+        "model.py:7 `x = x.reshape(8, -1)` loses channels_last in the backward: its gradient is NCHW, in head (channels_last -> "
         "nchw).",
     ]
 
