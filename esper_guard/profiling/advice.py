@@ -156,7 +156,7 @@ def _about_place(lines: list[LineCost]) -> str:
         does = "loses channels_last in the backward: its gradient is NCHW"
     else:
         does = "loses channels_last: its result is NCHW"
-    modules = modules_of(lines)
+    modules = modules_of([line for line in lines if line.is_copy] or lines)
     does += f", in {modules}" if modules else ""
     remedy = next((sentence for sentence in map(_remedy, lines) if sentence is not None), "")
     return f"{lines[0].place}{code} {does} ({', '.join(states)}).{remedy}"
