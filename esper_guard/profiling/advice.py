@@ -49,6 +49,11 @@ def _channels_last(comparison: Comparison) -> Variant:
 
 def _verdict(comparison: Comparison) -> str:
     first, last = comparison.variants[0], _channels_last(comparison)
+    if not comparison.has_formats:
+        return (
+            "channels_last changes nothing here: no parameter, buffer or input is 4-D or 5-D, so that both variants are "
+            "the same."
+        )
     ratio, noise = comparison.ratio(last.name, first.name), comparison.noise
     bytes_too = f"and {_copied(last)}"
     if ratio is None or noise is None:

@@ -224,6 +224,7 @@ def _compare(
         ratios=ratios,
         noise=_noise(variants[0], times, request) if times else None,
         hardened=hardened,
+        has_formats=any(step.has_formats for step in steps.values()),
     )
     channels_last = next(way for way in ways if way.memory_format == "NHWC")
     return comparison, traces[channels_last.name]

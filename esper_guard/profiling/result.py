@@ -224,6 +224,8 @@ class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     noise: Noise | None = None
     hardened: str | None = None
     """What would have happened without `esper_guard.harden`; None if nothing had to be cured."""
+    has_formats: bool = True
+    """Whether any parameter, buffer or input is 4-D or 5-D, so that the variants differ."""
     advice: list[str] = []
 
     def variant(self, name: str) -> Variant:

@@ -75,11 +75,17 @@ class Step:
             return prepared
 
         self._tensors: list[Tensor] = []
+        self._weights = [*self.model.parameters(), *self.model.buffers()]
         self._inputs, self._keywords = _copied_inputs(prepare, (inputs, dict(keywords or {})))
         self._call: Any = torch.compile(self.model, dynamic=False) if compiled else self.model
         self._autocast = autocast
         self._outputs: list[Tensor] = []
         self._gradients: list[Tensor] = []
+
+    @property
+    def has_formats(self) -> bool:
+        """Whether any parameter, buffer or input is of a rank that has a channels_last format."""
+        return any(tensor.dim() in CHANNELS_LAST_FORMATS for tensor in (*self._weights, *self._tensors))
 
     def forget(self) -> None:
         """The gradients and the graph of the step before."""

@@ -83,7 +83,7 @@ class LayoutEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     def location(self) -> str:
         """``"file:line"``, ``"parameter NAME"``, or ``"(unknown)"``."""
         if self.file is not None:
-            return f"{self.file}:{self.line}"
+            return self.file if self.line is None else f"{self.file}:{self.line}"
         return f"parameter {self.parameter}" if self.parameter is not None else "(unknown)"
 
     @property

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from esper_guard.trace import baseline, saved
 from esper_guard.trace.baseline import Baseline, name_of
 from esper_guard.trace.checkouts import renamed_files
@@ -16,10 +14,6 @@ from esper_guard.trace.line_texts import LineTexts
 
 if TYPE_CHECKING:
     from esper_guard.trace.layout_trace import LayoutTrace
-
-
-class _AnyFormat(msgspec.Struct):
-    format: str
 
 
 def is_held(event: LayoutEvent) -> bool:
@@ -39,7 +33,7 @@ def load_known(path: Path, trace: LayoutTrace) -> tuple[Baseline, LayoutTrace | 
             names the file.
     """
     texts = LineTexts(trace.sources, numbered=True)
-    kind = _format_of(path)
+    kind = saved.format_of(path.read_bytes())
     if kind == baseline.FORMAT:
         known, earlier, root = Baseline.load(path, "run", texts), None, path.parent
     elif kind == saved.FORMAT:
@@ -61,7 +55,7 @@ def load_own(path: Path) -> Baseline:
         OSError: it can't be read.
         ValueError: it is something else.
     """
-    if _format_of(path) == saved.FORMAT:
+    if saved.format_of(path.read_bytes()) == saved.FORMAT:
         raise ValueError(
             f"{path}: a layout trace, which --update-baseline won't overwrite: give another path"
         )
@@ -80,10 +74,3 @@ def measured(
 def names_in(events: Iterable[LayoutEvent], root: Path) -> set[str]:
     """What the files of events go by."""
     return {name_of(file, root) for file in {event.file for event in events} if file is not None}
-
-
-def _format_of(path: Path) -> str | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_AnyFormat).format
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

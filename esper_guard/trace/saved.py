@@ -29,6 +29,10 @@ class _Head(Struct):
     version: Annotated[int, Meta(ge=1)]
 
 
+class _AnyFormat(Struct):
+    format: str
+
+
 class SavedFile(Struct, kw_only=True, forbid_unknown_fields=True):
     """What is known of a source file."""
 
@@ -107,7 +111,7 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
         head = msgspec.json.decode(content, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: no layout trace: {error}; write one with trace.save() or `esper-guard trace`"
+            f"{path}: no layout trace: {_what_it_is(content) or error}; write one with trace.save() or `esper-guard trace`"
         ) from error
     if head.version > VERSION:
         raise ValueError(
@@ -118,6 +122,21 @@ def load_trace(path: str | os.PathLike[str]) -> LayoutTrace:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: a damaged layout trace: {error}; record it again") from error
     return _trace_of(saved)
+
+
+def format_of(content: bytes) -> str | None:
+    """What a file says that it is; None if it says nothing."""
+    try:
+        return msgspec.json.decode(content, type=_AnyFormat).format
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _what_it_is(content: bytes) -> str | None:
+    """``"it is an esper-guard profile"``, of another file of ours."""
+    found = format_of(content)
+    ours = found is not None and found != FORMAT and found.startswith("esper-guard ")
+    return f"it is an {found}" if ours else None
 
 
 def decode(content: bytes | str) -> LayoutTrace:

@@ -256,5 +256,14 @@ def test_a_crash_is_cured_and_said(run: Run, tmp_path: Path) -> None:
     assert (said in done.stdout) == affected
 
 
+def test_tokens_have_no_format(folder: Path) -> None:
+    (folder / "tokens.py").write_text("from torch import nn\ndef make():\n    return nn.Linear(4, 4)\n")
+    comparison = bytes_of("tokens.py:make", shapes=[Shape((2, 3, 4), None)])
+    assert comparison.advice[0].startswith(
+        "channels_last changes nothing here: no parameter, buffer or input is"
+    )
+    assert bytes_of("tokens.py:make", shapes=[Shape((2, 3, 4, 4), None)]).has_formats
+
+
 def test_bytes_are_the_same_in_every_run(folder: Path) -> None:
     assert bytes_of("known.py:make") == bytes_of("known.py:make")

@@ -313,6 +313,10 @@ class TestFiles:
             (b"{}", "no layout trace"),
             (b'{"format": "coverage", "version": 1}', "no layout trace"),
             (b"[" * 100_000, "no layout trace"),
+            (
+                b'{"format": "esper-guard profile", "version": 1}',
+                "no layout trace: it is an esper-guard profile;",
+            ),
             ({"version": 3}, "version 3.*upgrade"),
             ({"version": 0}, "no layout trace"),
             ({"level": "deepest"}, "damaged"),
