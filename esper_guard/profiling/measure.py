@@ -116,7 +116,8 @@ def measure(request: Request, progress: Progress) -> tuple[Profile, LayoutTrace]
                 def within(what: str, share: float, at: int = at) -> None:
                     progress(what, (at + share) / number)
 
-                comparison, trace = _compare(request, workload, device, within)
+                with workload.unhardened_afterwards():
+                    comparison, trace = _compare(request, workload, device, within)
                 comparisons.append(comparison)
                 traces.append(trace)
         here = machine(devices)
@@ -240,7 +241,7 @@ def _running(
     except HazardError as error:
         hardened = _hazard_named(error)
     for model in workload.models.values():
-        harden(model)
+        workload.hardened.append(harden(model))
     try:
         return _tried(request, workload, device, ways), hardened
     except HazardError as error:
@@ -323,7 +324,7 @@ def _remedy(
 
 
 def _step(request: Request, workload: Workload, device: str, way: _Way) -> Step:
-    return Step(
+    step = Step(
         workload.models[way.isolation],
         workload.inputs,
         device,
@@ -334,6 +335,8 @@ def _step(request: Request, workload: Workload, device: str, way: _Way) -> Step:
         compiled=request.compiled,
         keywords=workload.keywords,
     )
+    workload.hardened.append(step.model)  # if its original is
+    return step
 
 
 def _hazards_on(kind: str) -> list[str]:

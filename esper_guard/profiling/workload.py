@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,11 @@ from esper_guard.profiling.remedies import remedy
 from esper_guard.profiling.shapes import Shape
 from esper_guard.profiling.structure import tensors_in
 from esper_guard.profiling.target import Target, load_target
+from esper_guard.runtime.hazards import unharden
 
 
-class Workload(NamedTuple):
+@dataclass(frozen=True)
+class Workload:
     """Models that do the same work on the same inputs."""
 
     name: str
@@ -28,6 +32,18 @@ class Workload(NamedTuple):
     """Inputs by name."""
     own_inputs: bool = False
     """Whether the user's factory gave them."""
+    hardened: list[nn.Module] = field(default_factory=list)
+    """Models that were hardened for the measurement, as far as that is known, and their copies."""
+
+    @contextmanager
+    def unhardened_afterwards(self) -> Iterator[None]:
+        """Cures hold for a whole process: they end with the measurement that needed them."""
+        try:
+            yield
+        finally:
+            for model in self.hardened:
+                unharden(model)
+            self.hardened.clear()
 
     @property
     def shown_inputs(self) -> list[str]:
@@ -54,7 +70,8 @@ def built_in_workload(built_in: BuiltIn, isolations: Sequence[str], seed: int) -
         for isolation in isolations:
             reseed(seed)
             models[isolation] = built_in.build(isolation)
-        return Workload(built_in.name, models, (torch.randn(built_in.input_sizes),), {})
+        images = torch.randn(built_in.input_sizes)
+        return Workload(built_in.name, models, (images,), {}, hardened=[*models.values()])
     except (RuntimeError, MemoryError) as error:
         raise ProfileError(
             f"{built_in.name} can't be made: {described(error)}: give smaller sizes with --batch, --channels and "

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper_guard import HAZARDS
+from esper_guard import HAZARDS, HazardError, hazard_guard
 from esper_guard.profiling.builtin import BuiltIn, built_ins
 from esper_guard.profiling.choices import ISOLATIONS
 from esper_guard.profiling.measure import Request, measure
@@ -254,6 +254,19 @@ def test_a_crash_is_cured_and_said(run: Run, tmp_path: Path) -> None:
     affected = HAZARDS["group-norm-null-write"].affects()
     said = "is not safe in channels_last on this torch: GroupNorm's backward writes through a null pointer"
     assert (said in done.stdout) == affected
+
+
+@pytest.mark.skipif(not HAZARDS["group-norm-null-write"].affects(), reason="this torch release is sound")
+@pytest.mark.parametrize("target", [None, "crash.py:make"])
+def test_cures_end_with_the_measurement(folder: Path, target: str | None) -> None:
+    (folder / "crash.py").write_text(
+        "from torch import nn\nmodel = nn.GroupNorm(2, 4)\ndef make():\n    return model\n"
+    )
+    built = built_ins(["conv"], ["training"], ["norm"], [2], [8], [8]) if target is None else []
+    bytes_of(target, built, shapes=[] if target is None else [Shape((2, 4, 3, 3), None)])
+    images = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+    with hazard_guard(), pytest.raises(HazardError):
+        nn.GroupNorm(2, 4)(images).sum().backward()
 
 
 def test_tokens_have_no_format(folder: Path) -> None:
