@@ -73,6 +73,8 @@ def built_in_workload(built_in: BuiltIn, isolations: Sequence[str], seed: int) -
         images = torch.randn(built_in.input_sizes)
         return Workload(built_in.name, models, (images,), {}, hardened=[*models.values()])
     except (RuntimeError, MemoryError) as error:
+        for model in models.values():
+            unharden(model)
         raise ProfileError(
             f"{built_in.name} can't be made: {described(error)}: give smaller sizes with --batch, --channels and "
             "--resolution"
