@@ -38,13 +38,16 @@ def is_the_users(filename: str) -> bool:
     packages = [Path(module.__file__ or "").parent for module in (torch, esper_guard)]
     standard_library = sysconfig.get_path("stdlib") + os.sep
     return not (
-        filename.startswith(
-            ("<frozen", "<eval_with_key>", "<esper_guard", *(f"{package}{os.sep}" for package in packages))
-        )
+        filename.startswith(("<frozen", "<esper_guard", *(f"{package}{os.sep}" for package in packages)))
         or filename.endswith("typing_extensions.py")
-        or f"{os.sep}torchinductor_" in filename
+        or is_compiled(filename)
         or (filename.startswith(standard_library) and f"{os.sep}site-packages{os.sep}" not in filename)
     )
+
+
+def is_compiled(filename: str) -> bool:
+    """Whether code of this file was made by torch.fx or torch.compile."""
+    return filename.startswith("<eval_with_key>") or f"{os.sep}torchinductor_" in filename
 
 
 def current_site() -> CallSite:

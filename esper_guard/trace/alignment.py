@@ -29,7 +29,8 @@ def matching_lines(before: str, after: str) -> dict[int, int]:
     name; several such are matched in their order, unless some of them are gone. Besides, a line whose text is unique in
     both versions is the same wherever it moved to.
     """
-    old, new = lines_in(before), lines_in(after)
+    old = lines_in(before)
+    new = old if before == after else lines_in(after)
     if old == new:
         return {line: line for line in range(1, len(old) + 1)}
     found = _in_order(old, new)
@@ -42,7 +43,7 @@ def lines_in(text: str) -> list[Line]:
     """Each line with its scope, as far as the indentation tells."""
     scopes: list[tuple[int, str]] = []
     found = []
-    for raw in _split(text):
+    for raw in split_lines(text):
         line = "" if raw.lstrip().startswith("#") else identity(raw)
         if line:
             indent = indentation(raw)
@@ -68,7 +69,10 @@ def unchanged_functions(before: str, after: str, same: dict[int, int]) -> frozen
         after: the text after.
         same: `matching_lines` of both.
     """
-    old, new = lines_in(before), lines_in(after)
+    old = lines_in(before)
+    if before == after:
+        return frozenset(range(1, len(old) + 1))
+    new = lines_in(after)
     sizes, new_sizes = (Counter(line.scope for line in lines if line.text) for lines in (old, new))
     kept: Counter[tuple[str, ...]] = Counter()
     for line, now in same.items():
@@ -78,7 +82,8 @@ def unchanged_functions(before: str, after: str, same: dict[int, int]) -> frozen
     return frozenset(at for at, line in enumerate(new, start=1) if line.scope in intact)
 
 
-def _split(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
+    """Its lines, as Python counts them, each without its ending."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 

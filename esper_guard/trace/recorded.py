@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from esper_guard.trace.alignment import indentation, matching_lines, unchanged_functions
+from esper_guard.trace.alignment import indentation, matching_lines, split_lines, unchanged_functions
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.span import Span
 
@@ -66,7 +66,7 @@ class Run(Struct, frozen=True):
                 events[now] = (*events.get(now, ()), event)
         ran = {event.line for event in self.events if event.line} | {span.line for span in self.calls}
         gone = {line for line in ran if line not in same}
-        old, new = _split(before), _split(text)
+        old, new = split_lines(before), split_lines(text)
         return Measured(
             events,
             frozenset(same[line] for line in ran - gone),
@@ -125,7 +125,3 @@ def _column(offset: int, before: str, after: str) -> int:
     """Of an offset in bytes of a line, in characters of that line as it is indented now."""
     column = len(before.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace"))
     return column + indentation(after) - indentation(before)
-
-
-def _split(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -9,6 +9,7 @@ from functools import cached_property
 from esper_guard.trace.event import LayoutEvent
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.recorded import Recorded, Run
+from esper_guard.trace.span import Span
 
 _PACKAGES = "site-packages", "dist-packages"
 
@@ -65,7 +66,7 @@ class _Files:
         return lost
 
     def _run(self, file: str) -> Run:
-        calls = self.trace.executed_calls.get(file, frozenset())
+        calls = self._calls.get(file, frozenset())
         text = self.trace.sources.get(file)
         return Run(tuple(self._events.get(file, ())), calls, text, not self.trace.unseen)
 
@@ -92,7 +93,11 @@ class _Files:
     @cached_property
     def _names(self) -> tuple[str, ...]:
         named = [event.file for event in self.trace.events if event.file is not None]
-        return tuple(dict.fromkeys([*named, *self.trace.executed_calls]))
+        return tuple(dict.fromkeys([*named, *self._calls]))
+
+    @cached_property
+    def _calls(self) -> dict[str, frozenset[Span]]:
+        return self.trace.executed_calls
 
     @cached_property
     def _by_place(self) -> dict[str, str]:

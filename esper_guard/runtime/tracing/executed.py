@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from itertools import islice
 from types import CodeType, FrameType
-from typing import Final
 
-from esper_guard.runtime.callsite import is_the_users
+from esper_guard.runtime.callsite import is_compiled, is_the_users
 from esper_guard.runtime.tracing.forward import Place
 from esper_guard.trace.layout_trace import LayoutTrace
 from esper_guard.trace.span import Span
 
 _FOREIGN, _USERS, _COMPILED = range(3)
-_GENERATED: Final = "<eval_with_key>", "torchinductor_"
 
 
 class ExecutedCalls:
@@ -56,7 +54,7 @@ class ExecutedCalls:
 
 
 def _kind_of(filename: str) -> int:
-    if any(part in filename for part in _GENERATED):
+    if is_compiled(filename):
         return _COMPILED
     return _USERS if is_the_users(filename) else _FOREIGN
 
